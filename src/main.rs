@@ -1,0 +1,3 @@
+//! The `stone` command.
+
+fn main() {}

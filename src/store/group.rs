@@ -1,0 +1,126 @@
+//! A group of mutations: what the engine queued, applied in one transaction.
+
+use std::sync::Arc;
+
+use super::rows::{
+    BranchRow, ChunkHash, Counters, DigestRow, EntryRow, EventRow, InodeRow, MergeRow, ProcessRow, TagRow, TxnRow,
+};
+use crate::types::{BranchId, ChunkId, Ino, Name, Seq};
+
+/// The content of one chunk of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChunkData {
+    /// New bytes, 1 to `CHUNK_SIZE`; stored once however often the same bytes come.
+    Bytes {
+        /// BLAKE3 of the bytes.
+        hash: ChunkHash,
+        /// The bytes.
+        data: Arc<Vec<u8>>,
+    },
+    /// A chunk that the store has already (a copy, a commit, a restore).
+    Stored(ChunkId),
+}
+
+/// One change of one row. Temporal rows follow one rule: putting a key at `at` ends the branch's
+/// own present row of that key at `at` and begins a new one; a present row that itself begins at
+/// `at` is replaced. `None` ends it, and leaves a tombstone where the branch has a parent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mutation {
+    /// A version of an inode.
+    Inode {
+        /// The branch that changes.
+        branch: BranchId,
+        /// When.
+        at: Seq,
+        /// Which inode.
+        ino: Ino,
+        /// Its new version; `None` when it is gone.
+        row: Option<Box<InodeRow>>,
+    },
+    /// A directory's entry.
+    Entry {
+        /// The branch that changes.
+        branch: BranchId,
+        /// When.
+        at: Seq,
+        /// The directory.
+        parent: Ino,
+        /// The name in it.
+        name: Name,
+        /// What it names now; `None` when it is gone.
+        row: Option<EntryRow>,
+    },
+    /// An extended attribute.
+    Xattr {
+        /// The branch that changes.
+        branch: BranchId,
+        /// When.
+        at: Seq,
+        /// Whose.
+        ino: Ino,
+        /// Its full name, as `user.mime`.
+        name: Vec<u8>,
+        /// Its value; `None` when it is gone.
+        value: Option<Arc<[u8]>>,
+    },
+    /// One chunk of a file.
+    Extent {
+        /// The branch that changes.
+        branch: BranchId,
+        /// When.
+        at: Seq,
+        /// Which file.
+        ino: Ino,
+        /// The chunk's index (offset / `CHUNK_SIZE`).
+        index: u64,
+        /// Its content; `None` for a hole.
+        data: Option<ChunkData>,
+    },
+    /// Every extent of a file at and above an index becomes a hole.
+    ExtentsFrom {
+        /// The branch that changes.
+        branch: BranchId,
+        /// When.
+        at: Seq,
+        /// Which file.
+        ino: Ino,
+        /// The first index that goes.
+        index: u64,
+    },
+    /// An inode without a name that is still open.
+    Orphan {
+        /// Its branch.
+        branch: BranchId,
+        /// Its number.
+        ino: Ino,
+        /// Whether it became one, or is gone for good.
+        open: bool,
+    },
+    /// An event of the record.
+    Event(Box<EventRow>),
+    /// A process entity, new or with more known of it.
+    Process(Box<ProcessRow>),
+    /// A branch, new or changed (by its number).
+    Branch(Box<BranchRow>),
+    /// A tag, new or moved (by its name).
+    Tag(TagRow),
+    /// A tag that is removed.
+    TagRemoved(Vec<u8>),
+    /// A transaction, new or changed (by its number).
+    Txn(Box<TxnRow>),
+    /// A merge that was recorded.
+    Merge(MergeRow),
+    /// A link of the chain of digests.
+    Digest(DigestRow),
+    /// A setting; `None` removes it.
+    Setting(String, Option<Vec<u8>>),
+}
+
+/// Everything that one store transaction writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Group {
+    /// In the order of the operations.
+    pub mutations: Vec<Mutation>,
+    /// The counters after the group.
+    pub counters: Counters,
+}

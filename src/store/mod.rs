@@ -1,0 +1,187 @@
+//! L1: the narrow waist between the file system and its database.
+//!
+//! The waist speaks rows and periods, never POSIX and never SQL types, and asks for nothing that
+//! another database server could not give: snapshot reads, and groups of mutations applied in one
+//! transaction. Every rule about periods (`valid_from`, `valid_to`, tombstones, resolution along a
+//! [`Lineage`]) lives below this line.
+
+mod error;
+pub mod failing;
+mod group;
+mod rows;
+pub mod sqlite;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+pub use error::StoreError;
+pub use group::{ChunkData, Group, Mutation};
+pub use rows::{
+    BranchRow, ChunkHash, Content, Counters, DigestRow, EntryRow, EntryVersionRow, EventFilter, EventRow, ExtentRow,
+    InodeRow, MergeRow, Period, ProcessRow, Space, TagRow, TxnKind, TxnRow, TxnState, VersionRow,
+};
+
+use crate::types::{BranchId, ChunkId, Ino, Lineage, Name, ProcId, Seq, Timestamp, TxnId};
+
+/// What the store's calls return.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// Bytes in a full content chunk; chunk `i` of a file holds bytes `i * CHUNK_SIZE ..`.
+pub const CHUNK_SIZE: usize = 128 * 1024;
+
+/// The largest content in bytes that is kept in the inode's own row.
+pub const INLINE_MAX: usize = 2048;
+
+/// A database that holds a whole tree and its history.
+pub trait Store: Send + Sync + 'static {
+    /// Opens a snapshot of everything committed so far.
+    fn read(&self) -> Result<Box<dyn ReadTxn + '_>>;
+
+    /// Opens the write transaction; one at a time, a second caller waits.
+    fn write(&self) -> Result<Box<dyn WriteTxn + '_>>;
+
+    /// Makes everything committed so far durable: survives a power cut when this returns.
+    fn sync(&self) -> Result<()>;
+
+    /// Moves committed data out of the log, a bounded step that never waits for readers or writers.
+    /// Called by a background thread. Returns the log's size in bytes afterwards.
+    fn checkpoint(&self) -> Result<u64>;
+
+    /// Tells how many bytes the database uses.
+    fn space(&self) -> Result<Space>;
+
+    /// Looks for damage: page structure, dangling rows, overlapping periods. One line a finding.
+    fn check(&self) -> Result<Vec<String>>;
+
+    /// Writes a consistent copy of everything committed so far to a new file.
+    fn backup(&self, to: &std::path::Path) -> Result<()>;
+
+    /// Flushes, checkpoints and closes; later calls fail with [`StoreError::Closed`].
+    fn close(&self) -> Result<()>;
+}
+
+/// A consistent snapshot. All lookups resolve along the lineage as [`Lineage`] defines.
+pub trait ReadTxn {
+    /// Returns the counters as of this snapshot.
+    fn counters(&self) -> Result<Counters>;
+
+    /// Finds an inode.
+    fn inode(&self, lineage: &Lineage, ino: Ino) -> Result<Option<InodeRow>>;
+
+    /// Finds an entry of a directory.
+    fn entry(&self, lineage: &Lineage, parent: Ino, name: &[u8]) -> Result<Option<EntryRow>>;
+
+    /// Lists a directory, in the order of names.
+    fn entries(&self, lineage: &Lineage, parent: Ino) -> Result<Vec<EntryRow>>;
+
+    /// Lists the names of an inode (parent and name), in that order.
+    fn names_of(&self, lineage: &Lineage, ino: Ino) -> Result<Vec<EntryRow>>;
+
+    /// Lists an inode's extended attributes, in the order of names.
+    fn xattrs(&self, lineage: &Lineage, ino: Ino) -> Result<Vec<(Vec<u8>, Arc<[u8]>)>>;
+
+    /// Lists the chunks of a range of chunk indexes, ascending; holes and rows older than `data_from` are left out.
+    fn extents(&self, lineage: &Lineage, ino: Ino, data_from: Seq, range: Range<u64>) -> Result<Vec<ExtentRow>>;
+
+    /// Reads a chunk's bytes (1 to [`CHUNK_SIZE`]).
+    fn chunk(&self, id: ChunkId) -> Result<Arc<[u8]>>;
+
+    /// Reads part of a chunk; short where the chunk ends.
+    fn chunk_range(&self, id: ChunkId, range: Range<usize>) -> Result<Vec<u8>> {
+        let chunk = self.chunk(id)?;
+        let end = range.end.min(chunk.len());
+        Ok(chunk.get(range.start.min(end)..end).unwrap_or_default().to_vec())
+    }
+
+    /// Reads a chunk's content hash.
+    fn chunk_hash(&self, id: ChunkId) -> Result<ChunkHash>;
+
+    /// Lists inodes that had no name left but were still open at the last commit.
+    fn orphans(&self) -> Result<Vec<(BranchId, Ino)>>;
+
+    /// Lists every branch ever made, hidden and dropped ones too, by number.
+    fn branches(&self) -> Result<Vec<BranchRow>>;
+
+    /// Lists the tags, by name.
+    fn tags(&self) -> Result<Vec<TagRow>>;
+
+    /// Lists the transactions, by number.
+    fn transactions(&self) -> Result<Vec<TxnRow>>;
+
+    /// Lists the recorded merges into a branch, by event.
+    fn merges(&self, target: BranchId) -> Result<Vec<MergeRow>>;
+
+    /// Finds one event.
+    fn event(&self, seq: Seq) -> Result<Option<EventRow>>;
+
+    /// Lists events that match, ascending (or descending where the filter says so).
+    fn events(&self, filter: &EventFilter) -> Result<Vec<EventRow>>;
+
+    /// Returns the last event with `time <= at`, over all branches.
+    fn seq_at(&self, at: Timestamp) -> Result<Option<(Seq, Timestamp)>>;
+
+    /// Lists every version of an inode on the branches of a lineage (within its cuts), by `valid_from`.
+    fn versions(&self, lineage: &Lineage, ino: Ino) -> Result<Vec<VersionRow>>;
+
+    /// Lists every period of a name in a directory on the branches of a lineage, by `valid_from`.
+    fn entry_versions(&self, lineage: &Lineage, parent: Ino, name: &[u8]) -> Result<Vec<EntryVersionRow>>;
+
+    /// Lists the names under which an inode was ever known on the branches of a lineage.
+    fn past_names_of(&self, lineage: &Lineage, ino: Ino) -> Result<Vec<EntryVersionRow>>;
+
+    /// Finds a process entity.
+    fn process(&self, id: ProcId) -> Result<Option<ProcessRow>>;
+
+    /// Lists process entities with numbers in a range.
+    fn processes(&self, range: Range<ProcId>) -> Result<Vec<ProcessRow>>;
+
+    /// Lists the chain of digests from a point on, ascending.
+    fn digests(&self, from: Seq) -> Result<Vec<DigestRow>>;
+
+    /// Reads a value of the database's own settings (`history_dir`, `prune_keep`, ...).
+    fn setting(&self, key: &str) -> Result<Option<Vec<u8>>>;
+
+    /// Lists, for one branch, the keys whose rows begin in `(from, to]`: what the branch itself changed.
+    fn touched(&self, branch: BranchId, from: Seq, to: Seq) -> Result<Touched>;
+}
+
+/// The keys of one branch's own rows in a stretch of time; each list sorted and without duplicates.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Inodes with a new version (or removed).
+    pub inodes: Vec<Ino>,
+    /// Entries that came, changed or went.
+    pub entries: Vec<(Ino, Name)>,
+    /// Extended attributes that came, changed or went.
+    pub xattrs: Vec<(Ino, Vec<u8>)>,
+    /// Chunk indexes of files that changed.
+    pub extents: Vec<(Ino, u64)>,
+}
+
+/// The one writer. Sees its own changes.
+pub trait WriteTxn: ReadTxn {
+    /// Applies a group's mutations in order.
+    ///
+    /// # Errors
+    /// After an error the transaction can only be dropped, which undoes it.
+    fn apply(&mut self, group: &Group) -> Result<()>;
+
+    /// Makes the changes visible; durable before returning where `durable`, else in order but lazily.
+    fn commit(self: Box<Self>, durable: bool) -> Result<()>;
+}
+
+/// Settings and counters that a new database starts with.
+#[derive(Clone, Debug)]
+pub struct InitOptions {
+    /// When the database is made.
+    pub now: Timestamp,
+    /// The root directory's owner.
+    pub uid: u32,
+    /// The root directory's group.
+    pub gid: u32,
+    /// Further settings, stored as given.
+    pub settings: Vec<(String, Vec<u8>)>,
+}
+
+#[allow(unused)]
+fn _object_safe(_: &dyn Store, _: &dyn ReadTxn, _: &dyn WriteTxn, _: TxnId, _: Name) {}
