@@ -1,1 +1,5 @@
-//! (layer to come)
+//! L2: who did it, and proof that the record is what it was: process entities and the chain of digests.
+
+mod process;
+
+pub use process::ProcessSink;

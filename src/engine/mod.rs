@@ -11,9 +11,10 @@ use std::sync::Arc;
 
 pub use error::FsError;
 
-use crate::store::{BranchRow, EventRow, Mutation, Store, TagRow, TxnRow};
+use crate::store::{BranchRow, EventRow, Mutation, ProcessRow, Store, TagRow, TxnRow};
 use crate::types::{
-    Attr, BranchId, Caller, Clock, Ino, Kind, Lineage, Name, Op, Permissions, Seq, SetAttr, Timestamp, TxnId, View,
+    Attr, BranchId, Caller, Clock, Ino, Kind, Lineage, Name, Op, Permissions, ProcId, Seq, SetAttr, Timestamp, TxnId,
+    View,
 };
 
 /// What engine calls return.
@@ -438,4 +439,19 @@ impl Engine {
     pub fn observe(&self, observer: Arc<dyn Observer>) {}
     /// Records a mutation that failed in the daemon.
     pub fn record_failure(&self, event: EventRow) {}
+    /// Takes the next number of a process entity.
+    pub fn next_process_id(&self) -> ProcId {
+        ProcId(0)
+    }
+    /// Records a process entity, new or with more known of it.
+    pub fn record_process(&self, row: ProcessRow) {}
+}
+
+impl crate::audit::ProcessSink for Engine {
+    fn next_process_id(&self) -> ProcId {
+        Engine::next_process_id(self)
+    }
+    fn record_process(&self, row: ProcessRow) {
+        Engine::record_process(self, row);
+    }
 }

@@ -18,7 +18,7 @@ pub use error::StoreError;
 pub use group::{ChunkData, Group, Mutation};
 pub use rows::{
     BranchRow, ChunkHash, Content, Counters, DigestRow, EntryRow, EntryVersionRow, EventFilter, EventRow, ExtentRow,
-    InodeRow, MergeRow, Period, ProcessRow, Space, TagRow, TxnKind, TxnRow, TxnState, VersionRow,
+    InodeRow, MergeRow, Period, ProcessRow, Space, StoredRow, TagRow, TxnKind, TxnRow, TxnState, VersionRow,
 };
 
 use crate::types::{BranchId, ChunkId, Ino, Lineage, Name, ProcId, Seq, Timestamp, TxnId};
@@ -135,8 +135,15 @@ pub trait ReadTxn {
     /// Lists process entities with numbers in a range.
     fn processes(&self, range: Range<ProcId>) -> Result<Vec<ProcessRow>>;
 
-    /// Lists the chain of digests from a point on, ascending.
-    fn digests(&self, from: Seq) -> Result<Vec<DigestRow>>;
+    /// Lists the chain of digests from a link's number on, ascending.
+    fn digests(&self, from: u64) -> Result<Vec<DigestRow>>;
+
+    /// Visits every row of the temporal tables, table by table, in the order of key, branch and
+    /// `valid_from`; for verification.
+    fn scan_rows(&self, visit: &mut dyn FnMut(StoredRow) -> Result<()>) -> Result<()>;
+
+    /// Visits every chunk with the hash that is stored for it and its bytes; for verification.
+    fn scan_chunks(&self, visit: &mut dyn FnMut(ChunkId, ChunkHash, &[u8]) -> Result<()>) -> Result<()>;
 
     /// Reads a value of the database's own settings (`history_dir`, `prune_keep`, ...).
     fn setting(&self, key: &str) -> Result<Option<Vec<u8>>>;

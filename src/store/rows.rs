@@ -373,12 +373,30 @@ pub struct ProcessRow {
 }
 
 /// A link of the chain of digests: one a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DigestRow {
-    /// The last event that it covers.
+    /// Its place in the chain, from 1.
+    pub number: u64,
+    /// The last event that it and the links before it cover (a group without events repeats it).
     pub seq: Seq,
     /// `H(previous digest, H(records))`.
     pub digest: [u8; 32],
+    /// The group's records that no table keeps as they were, and hashes of those that tables keep
+    /// (`audit::chain` defines the bytes).
+    pub records: Vec<u8>,
+}
+
+/// A row of a temporal table exactly as it is stored, for verification.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoredRow {
+    /// A version of an inode; `None` is a tombstone, here and below.
+    Inode(Period, Ino, Option<Box<InodeRow>>),
+    /// A directory's entry: parent, name, what it names.
+    Entry(Period, Ino, Vec<u8>, Option<(Ino, Kind)>),
+    /// An extended attribute: whose, name, value.
+    Xattr(Period, Ino, Vec<u8>, Option<Arc<[u8]>>),
+    /// A chunk of a file: which file, index, chunk.
+    Extent(Period, Ino, u64, Option<ChunkId>),
 }
 
 /// The next numbers to give out.
