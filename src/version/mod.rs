@@ -1,1 +1,11 @@
-//! (layer to come)
+//! L4: naming states, branches and tags, transactions, diff, merge, history and undo.
+//!
+//! Pure algorithms (parsing, line diffs, merge bases) stand apart from what reads the store; nothing
+//! here prints, and everything returned is typed.
+
+mod error;
+pub mod point;
+pub mod refs;
+
+pub use error::{ErrorKind, Result, VersionError, show};
+pub use refs::{RefContext, resolve};
