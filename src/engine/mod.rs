@@ -5,17 +5,26 @@
 //! history and transactions are the same code over different views; only a live view yields a tree
 //! that can be written.
 
+mod acl;
+mod attrs;
+mod branch;
+mod commit;
+mod core;
+mod data;
 mod error;
+mod names;
+mod node;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
 
 pub use error::FsError;
+use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::store::{BranchRow, EventRow, Mutation, ProcessRow, Store, TagRow, TxnRow};
-use crate::types::{
-    Attr, BranchId, Caller, Clock, Ino, Kind, Lineage, Name, Op, Permissions, ProcId, Seq, SetAttr, Timestamp, TxnId,
-    View,
-};
+use self::core::Core;
+use crate::store::{ProcessRow, Store, StoreError};
+use crate::types::{BranchId, Clock, Ino, Kind, Name, Op, ProcId, TxnId};
 
 /// What engine calls return.
 pub type Result<T> = std::result::Result<T, FsError>;
@@ -164,287 +173,97 @@ pub trait Observer: Send + Sync {
     fn changed(&self, branch: BranchId, changes: &[Changed]);
 }
 
+/// What the engine's threads share.
+struct Shared {
+    store: Arc<dyn Store>,
+    core: Mutex<Core>,
+    /// Wakes the writer.
+    wake: Condvar,
+    /// Tells waiters that a group was committed, or that none will be.
+    progress: Condvar,
+    checkpoint_lock: Mutex<()>,
+    checkpoint: Condvar,
+    stopping: AtomicBool,
+    observers: RwLock<Vec<Arc<dyn Observer>>>,
+}
+
 /// The file system over one store.
-pub struct Engine {}
+pub struct Engine {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
 
-#[allow(unused_variables, missing_docs)]
 impl Engine {
-    /// Opens the file system that a store holds, starts the writer and the checkpointer, marks
-    /// transactions left open as rolled back (`Run`) or interrupted (the others).
+    /// Opens the file system that a store holds and starts the writer and the checkpointer.
+    /// Transactions that were open are rolled back (`Run`) or marked as interrupted (the others), and
+    /// inodes that lived only because they were open are removed.
+    ///
+    /// # Errors
+    /// What the store reports.
     pub fn open(store: Arc<dyn Store>, clock: Arc<dyn Clock>, options: Options) -> Result<Arc<Engine>> {
-        Err(FsError::NotSupported)
+        let mut core = Core::load_all(store.clone(), clock, options)?;
+        core.recover()?;
+        let shared = Arc::new(Shared {
+            store,
+            core: Mutex::new(core),
+            wake: Condvar::new(),
+            progress: Condvar::new(),
+            checkpoint_lock: Mutex::new(()),
+            checkpoint: Condvar::new(),
+            stopping: AtomicBool::new(false),
+            observers: RwLock::new(Vec::new()),
+        });
+        let mut threads = Vec::new();
+        for (name, run) in [
+            ("stone-writer", commit::write_groups as fn(&Arc<Shared>)),
+            ("stone-checkpoint", commit::checkpoint_often as fn(&Arc<Shared>)),
+        ] {
+            let shared = shared.clone();
+            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&shared));
+            threads.push(thread.map_err(|error| StoreError::Backend(format!("cannot start a thread: {error}")))?);
+        }
+        Ok(Arc::new(Engine { shared, threads: Mutex::new(threads) }))
     }
-    /// Flushes everything durably, stops the threads; later calls fail.
-    pub fn close(&self) -> Result<()> {
-        Err(FsError::NotSupported)
-    }
-    /// Stops without flushing what is still queued, as a crash would; for tests.
-    pub fn abandon(&self) {}
+
+    /// Returns the store underneath.
     pub fn store(&self) -> &Arc<dyn Store> {
-        unimplemented!()
+        &self.shared.store
     }
 
-    // ---- names -------------------------------------------------------------------------------
-    pub fn lookup(&self, view: View, parent: Ino, name: &[u8]) -> Result<Attr> {
-        Err(FsError::NotSupported)
-    }
-    /// The parent of a directory (the root's is the root).
-    pub fn parent(&self, view: View, dir: Ino) -> Result<Ino> {
-        Err(FsError::NotSupported)
-    }
-    /// A path of an inode in this view, beginning with `/`; `NotFound` when it has no name.
-    pub fn path(&self, view: View, ino: Ino) -> Result<Vec<u8>> {
-        Err(FsError::NotSupported)
-    }
-    /// Resolves `/a/b/c` without following symlinks; for the shell, the command line and tests.
-    pub fn resolve(&self, view: View, path: &[u8]) -> Result<Attr> {
-        Err(FsError::NotSupported)
-    }
-    /// All entries of a directory, a stable snapshot.
-    pub fn list(&self, view: View, dir: Ino) -> Result<Arc<Vec<DirEntry>>> {
-        Err(FsError::NotSupported)
-    }
-    /// Creates a file, FIFO, socket or device node. `perm` before umask; a default ACL replaces the umask.
-    pub fn mknod(
-        &self,
-        view: View,
-        parent: Ino,
-        name: &[u8],
-        kind: Kind,
-        perm: Permissions,
-        umask: u32,
-        rdev: u32,
-        caller: &Caller,
-    ) -> Result<Attr> {
-        Err(FsError::NotSupported)
-    }
-    pub fn mkdir(
-        &self,
-        view: View,
-        parent: Ino,
-        name: &[u8],
-        perm: Permissions,
-        umask: u32,
-        caller: &Caller,
-    ) -> Result<Attr> {
-        Err(FsError::NotSupported)
-    }
-    pub fn symlink(&self, view: View, parent: Ino, name: &[u8], target: &[u8], caller: &Caller) -> Result<Attr> {
-        Err(FsError::NotSupported)
-    }
-    pub fn link(&self, view: View, ino: Ino, parent: Ino, name: &[u8], caller: &Caller) -> Result<Attr> {
-        Err(FsError::NotSupported)
-    }
-    pub fn unlink(&self, view: View, parent: Ino, name: &[u8], caller: &Caller) -> Result<()> {
-        Err(FsError::NotSupported)
-    }
-    pub fn rmdir(&self, view: View, parent: Ino, name: &[u8], caller: &Caller) -> Result<()> {
-        Err(FsError::NotSupported)
-    }
-    pub fn rename(
-        &self,
-        view: View,
-        parent: Ino,
-        name: &[u8],
-        parent2: Ino,
-        name2: &[u8],
-        mode: RenameMode,
-        caller: &Caller,
-    ) -> Result<()> {
-        Err(FsError::NotSupported)
-    }
-
-    // ---- attributes --------------------------------------------------------------------------
-    pub fn getattr(&self, view: View, ino: Ino) -> Result<Attr> {
-        Err(FsError::NotSupported)
-    }
-    /// `handle`: the open file through which a truncation comes (ftruncate), part of its opener's change.
-    pub fn setattr(
-        &self,
-        view: View,
-        ino: Ino,
-        set: &SetAttr,
-        handle: Option<Handle>,
-        caller: &Caller,
-    ) -> Result<Attr> {
-        Err(FsError::NotSupported)
-    }
-    pub fn readlink(&self, view: View, ino: Ino) -> Result<Arc<[u8]>> {
-        Err(FsError::NotSupported)
-    }
-    /// `name` in full, as `user.mime` or `system.posix_acl_access` (the kernel's binary form of ACLs).
-    pub fn getxattr(&self, view: View, ino: Ino, name: &[u8]) -> Result<Arc<[u8]>> {
-        Err(FsError::NotSupported)
-    }
-    pub fn listxattr(&self, view: View, ino: Ino) -> Result<Vec<Vec<u8>>> {
-        Err(FsError::NotSupported)
-    }
-    pub fn setxattr(
-        &self,
-        view: View,
-        ino: Ino,
-        name: &[u8],
-        value: &[u8],
-        mode: XattrMode,
-        caller: &Caller,
-    ) -> Result<()> {
-        Err(FsError::NotSupported)
-    }
-    pub fn removexattr(&self, view: View, ino: Ino, name: &[u8], caller: &Caller) -> Result<()> {
-        Err(FsError::NotSupported)
-    }
-
-    // ---- open files --------------------------------------------------------------------------
-    /// Creates and opens; an existing name is `Exists` (the kernel looks up first).
-    pub fn create(
-        &self,
-        view: View,
-        parent: Ino,
-        name: &[u8],
-        perm: Permissions,
-        umask: u32,
-        flags: i32,
-        caller: &Caller,
-    ) -> Result<(Attr, Handle)> {
-        Err(FsError::NotSupported)
-    }
-    /// `flags` as for open(2): access mode, `O_TRUNC`, `O_APPEND` count.
-    pub fn open_file(&self, view: View, ino: Ino, flags: i32, caller: &Caller) -> Result<Handle> {
-        Err(FsError::NotSupported)
-    }
-    /// Short at the end of the file.
-    pub fn read(&self, handle: Handle, offset: u64, size: usize) -> Result<Vec<u8>> {
-        Err(FsError::NotSupported)
-    }
-    /// Reads without a handle (no-open sessions, `cat` of the command line).
-    pub fn read_at(&self, view: View, ino: Ino, offset: u64, size: usize) -> Result<Vec<u8>> {
-        Err(FsError::NotSupported)
-    }
-    /// `kill_suid`: the kernel asks to clear setuid and setgid (`FUSE_WRITE_KILL_SUIDGID`).
-    pub fn write(&self, handle: Handle, offset: u64, data: &[u8], kill_suid: bool, caller: &Caller) -> Result<usize> {
-        Err(FsError::NotSupported)
-    }
-    pub fn fallocate(&self, handle: Handle, offset: u64, length: u64, mode: Fallocate, caller: &Caller) -> Result<()> {
-        Err(FsError::NotSupported)
-    }
-    pub fn seek(&self, handle: Handle, offset: u64, whence: Whence) -> Result<u64> {
-        Err(FsError::NotSupported)
-    }
-    /// Copies within one writable view, sharing chunks where offsets allow; returns the bytes copied.
-    pub fn copy_range(
-        &self,
-        from: Handle,
-        from_offset: u64,
-        to: Handle,
-        to_offset: u64,
-        length: u64,
-        caller: &Caller,
-    ) -> Result<u64> {
-        Err(FsError::NotSupported)
-    }
-    /// Durable when it returns; seals the content's version.
-    pub fn fsync(&self, handle: Handle) -> Result<()> {
-        Err(FsError::NotSupported)
-    }
-    /// The last close of an open file; seals the content's version after a write.
-    pub fn release(&self, handle: Handle) -> Result<()> {
-        Err(FsError::NotSupported)
-    }
-    /// Which view and inode a handle is open on.
-    pub fn handle_target(&self, handle: Handle) -> Result<(View, Ino)> {
-        Err(FsError::NotSupported)
-    }
-    /// Inodes of a branch that have an open handle, with the number of handles.
-    pub fn open_inodes(&self, branch: BranchId) -> Vec<(Ino, u32)> {
-        Vec::new()
-    }
+    /// Tells the space of the disk and the number of inodes for statfs(2).
+    ///
+    /// # Errors
+    /// What the store reports.
     pub fn statfs(&self) -> Result<Statfs> {
-        Err(FsError::NotSupported)
+        const BLOCK: u64 = 4096;
+        let space = self.shared.store.space()?;
+        let used = self.core().counters.next_ino.0;
+        let total = space.total + space.disk_free;
+        let free_inodes = space.disk_free / 512;
+        Ok(Statfs {
+            block_size: BLOCK as u32,
+            blocks: total / BLOCK,
+            free: (space.disk_free + space.reclaimable) / BLOCK,
+            files: used + free_inodes,
+            files_free: free_inodes,
+        })
     }
 
-    // ---- time, branches, change sets ---------------------------------------------------------
-    /// The last event and its time.
-    pub fn point(&self) -> (Seq, Timestamp) {
-        (Seq::ZERO, Timestamp(0))
+    /// Returns the store's failure or a full disk, where changes are refused.
+    pub fn health(&self) -> Option<StoreError> {
+        match self.core().writable() {
+            Err(FsError::Store(error)) => Some(error),
+            _ => None,
+        }
     }
-    /// Seals every file with unsealed writes on a branch (all branches for `None`): a cut point.
-    pub fn seal(&self, branch: Option<BranchId>) -> Result<Seq> {
-        Err(FsError::NotSupported)
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            log::error!("closing: {error}");
+        }
     }
-    /// Seals everything; durable when it returns. Returns the point reached.
-    pub fn sync(&self) -> Result<Seq> {
-        Err(FsError::NotSupported)
-    }
-    /// Waits until the store's readers see everything up to an event.
-    pub fn flush(&self, upto: Seq) -> Result<()> {
-        Err(FsError::NotSupported)
-    }
-    pub fn lineage(&self, view: View) -> Result<Lineage> {
-        Err(FsError::NotSupported)
-    }
-    /// All branches, hidden and dropped ones too.
-    pub fn branches(&self) -> Vec<BranchRow> {
-        Vec::new()
-    }
-    pub fn branch_named(&self, name: &[u8]) -> Option<BranchRow> {
-        None
-    }
-    pub fn branch(&self, id: BranchId) -> Option<BranchRow> {
-        None
-    }
-    /// Forks a branch from the state of a view, constant cost. `name` is `None` for a hidden one.
-    /// Names are unique among undropped branches and tags (`Exists`).
-    pub fn fork(&self, name: Option<&[u8]>, from: View, caller: &Caller) -> Result<BranchRow> {
-        Err(FsError::NotSupported)
-    }
-    /// Records a branch's new name or its dropping (an event).
-    pub fn update_branch(&self, row: BranchRow, caller: &Caller) -> Result<()> {
-        Err(FsError::NotSupported)
-    }
-    pub fn tags(&self) -> Vec<TagRow> {
-        Vec::new()
-    }
-    /// Adds (`Some`) or removes (`None`) a tag (an event).
-    pub fn set_tag(&self, name: &[u8], row: Option<TagRow>, caller: &Caller) -> Result<()> {
-        Err(FsError::NotSupported)
-    }
-    pub fn transactions(&self) -> Vec<TxnRow> {
-        Vec::new()
-    }
-    /// Takes the next transaction number.
-    pub fn next_txn(&self) -> TxnId {
-        TxnId(0)
-    }
-    /// Records a transaction's new state together with an event (begin, commit without changes, rollback).
-    pub fn update_txn(&self, row: TxnRow, draft: EventDraft, caller: &Caller) -> Result<Seq> {
-        Err(FsError::NotSupported)
-    }
-    /// Records an event of the system's own (switch, prune), with further mutations of its own.
-    pub fn record(&self, branch: BranchId, draft: EventDraft, extra: Vec<Mutation>, caller: &Caller) -> Result<Seq> {
-        Err(FsError::NotSupported)
-    }
-    /// Makes a set of changes visible on a branch in one step, as one event. The mutations' `at` is
-    /// replaced by that event; temporal rows, `Txn` and `Merge` rows may be among them. `validate` runs under the
-    /// engine's lock with the branch's last event, and can refuse: nothing changes then.
-    pub fn apply(
-        &self,
-        branch: BranchId,
-        changes: Vec<Mutation>,
-        draft: EventDraft,
-        validate: &mut dyn FnMut(Seq) -> Result<()>,
-        caller: &Caller,
-    ) -> Result<Seq> {
-        Err(FsError::NotSupported)
-    }
-    pub fn observe(&self, observer: Arc<dyn Observer>) {}
-    /// Records a mutation that failed in the daemon.
-    pub fn record_failure(&self, event: EventRow) {}
-    /// Takes the next number of a process entity.
-    pub fn next_process_id(&self) -> ProcId {
-        ProcId(0)
-    }
-    /// Records a process entity, new or with more known of it.
-    pub fn record_process(&self, row: ProcessRow) {}
 }
 
 impl crate::audit::ProcessSink for Engine {

@@ -1,0 +1,907 @@
+//! Open files and their bytes: open, read, write, truncate, allocate, seek, copy, and the sealing of versions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::attrs::without_suid;
+use super::core::{Core, OpenFile};
+use super::names::Creation;
+use super::node::{Block, Pending};
+use super::{Engine, Fallocate, FsError, Handle, Result, Whence};
+use crate::store::{CHUNK_SIZE, ChunkData, Content, INLINE_MAX, Mutation};
+use crate::types::{At, Attr, Caller, ChunkId, Ino, Kind, Op, Permissions, Seq, View};
+
+const CHUNK: u64 = CHUNK_SIZE as u64;
+/// The largest file size: `MAX_LFS_FILESIZE`.
+const SIZE_MAX: u64 = i64::MAX as u64;
+
+/// Where the bytes of one chunk are to be read from, outside of the lock.
+enum Source {
+    Memory(Arc<Vec<u8>>),
+    Zeros,
+    Chunk(ChunkId),
+    Store,
+}
+
+#[allow(clippy::too_many_arguments)] // the arguments are those of the system calls
+impl Engine {
+    /// Creates a file and opens it.
+    pub fn create(
+        &self,
+        view: View,
+        parent: Ino,
+        name: &[u8],
+        perm: Permissions,
+        umask: u32,
+        flags: i32,
+        caller: &Caller,
+    ) -> Result<(Attr, Handle)> {
+        let mut core = self.enter_writable(view)?;
+        let creation = Creation { op: Op::Create, kind: Kind::File, perm, umask, rdev: 0, target: None };
+        let attr = core.make(view, parent, name, &creation, caller)?;
+        let handle = core.open(view, attr.ino, flags & !libc::O_TRUNC, caller)?;
+        self.queued(&mut core);
+        Ok((attr, handle))
+    }
+
+    /// Opens a file; `O_TRUNC` truncates it as part of its opener's change.
+    pub fn open_file(&self, view: View, ino: Ino, flags: i32, caller: &Caller) -> Result<Handle> {
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
+        let mut core = if writes { self.enter_writable(view)? } else { self.enter(view)? };
+        let handle = core.open(view, ino, flags, caller)?;
+        if flags & libc::O_TRUNC != 0 {
+            core.set_size(view, ino, 0, Some(handle), caller)?;
+        }
+        if core.options.record_reads && flags & libc::O_ACCMODE == libc::O_RDONLY && view.at == At::Live {
+            let moment = core.moment();
+            let mut event = core.event(view.branch, moment, Op::Open, caller);
+            event.ino = Some(ino);
+            event.path = core.path_of(view, ino).ok();
+            core.push_event(event);
+        }
+        self.queued(&mut core);
+        Ok(handle)
+    }
+
+    /// Reads through a handle; short at the end of the file.
+    pub fn read(&self, handle: Handle, offset: u64, size: usize) -> Result<Vec<u8>> {
+        let open = self.core().handle(handle)?.clone();
+        if !open.readable {
+            return Err(FsError::BadHandle);
+        }
+        self.read_at(open.view, open.ino, offset, size)
+    }
+
+    /// Reads without a handle; short at the end of the file.
+    pub fn read_at(&self, view: View, ino: Ino, offset: u64, size: usize) -> Result<Vec<u8>> {
+        let mut core = self.enter(view)?;
+        let node = core.node(view, ino)?;
+        node.file()?;
+        let end = node.row.size.min(offset.saturating_add(size as u64));
+        if offset >= end {
+            return Ok(Vec::new());
+        }
+        let mut sources = Vec::new();
+        let mut asks_store = false;
+        for index in offset / CHUNK..end.div_ceil(CHUNK) {
+            let source = node.source(index)?;
+            asks_store |= matches!(source, Source::Store);
+            sources.push((index, source));
+        }
+        let data_from = node.row.data_from;
+        let lineage = core.tree(view)?.lineage.clone();
+        drop(core);
+        let mut out = vec![0; (end - offset) as usize];
+        if sources.iter().all(|(_, s)| matches!(s, Source::Memory(_) | Source::Zeros)) {
+            for (index, source) in &sources {
+                if let Source::Memory(data) = source {
+                    copy_in(&mut out, offset, *index, 0, data);
+                }
+            }
+            return Ok(out);
+        }
+        let txn = self.store().read()?;
+        let mut stored = BTreeMap::new();
+        if asks_store {
+            let first = sources.first().map_or(0, |(i, _)| *i);
+            let last = sources.last().map_or(0, |(i, _)| *i);
+            for row in txn.extents(&lineage, ino, data_from, first..last + 1)? {
+                stored.insert(row.index, row.chunk);
+            }
+        }
+        for (index, source) in &sources {
+            let chunk = match source {
+                Source::Memory(data) => {
+                    copy_in(&mut out, offset, *index, 0, data);
+                    continue;
+                }
+                Source::Zeros => continue,
+                Source::Chunk(chunk) => *chunk,
+                Source::Store => match stored.get(index) {
+                    Some(chunk) => *chunk,
+                    None => continue,
+                },
+            };
+            let from = offset.saturating_sub(index * CHUNK).min(CHUNK) as usize;
+            let to = (end - index * CHUNK).min(CHUNK) as usize;
+            if from == 0 && to == CHUNK_SIZE {
+                copy_in(&mut out, offset, *index, 0, &txn.chunk(chunk)?);
+            } else {
+                copy_in(&mut out, offset, *index, from, &txn.chunk_range(chunk, from..to)?);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Writes through a handle, at the end of the file where it appends. `kill_suid`: the writer may not
+    /// keep setuid and setgid (`FUSE_WRITE_KILL_SUIDGID`).
+    pub fn write(&self, handle: Handle, offset: u64, data: &[u8], kill_suid: bool, caller: &Caller) -> Result<usize> {
+        let mut core = self.core();
+        let open = core.handle(handle)?.clone();
+        if !open.writable {
+            return Err(FsError::BadHandle);
+        }
+        core.writable()?;
+        self.throttle(&mut core)?;
+        core.node(open.view, open.ino)?;
+        let end = offset.checked_add(data.len() as u64).filter(|&end| end <= SIZE_MAX).ok_or(FsError::TooLarge)?;
+        if data.is_empty() {
+            return Ok(0);
+        }
+        // Late writes of the kernel come without a process: they are the opener's.
+        let caller = if caller.pid == 0 { &open.caller } else { caller };
+        core.start_change(open.view, open.ino, Op::Write, caller, offset, end)?;
+        core.put_bytes(open.view, open.ino, offset, data)?;
+        let node = core.loaded(open.view, open.ino)?;
+        node.row.size = node.row.size.max(end);
+        if kill_suid {
+            node.row.perm = without_suid(node.row.perm);
+        }
+        if let Some(open) = core.handles.get_mut(&handle.0) {
+            open.wrote = true;
+        }
+        self.queued(&mut core);
+        Ok(data.len())
+    }
+
+    /// Allocates, punches out or zeroes a range.
+    pub fn fallocate(&self, handle: Handle, offset: u64, length: u64, mode: Fallocate, caller: &Caller) -> Result<()> {
+        let mut core = self.core();
+        let open = core.handle(handle)?.clone();
+        if !open.writable {
+            return Err(FsError::BadHandle);
+        }
+        core.writable()?;
+        self.throttle(&mut core)?;
+        let end = offset.checked_add(length).filter(|&end| end <= SIZE_MAX).ok_or(FsError::TooLarge)?;
+        if length == 0 {
+            return Err(FsError::Invalid);
+        }
+        let size = core.node(open.view, open.ino)?.row.size;
+        let (zero, grow) = match mode {
+            Fallocate::KeepSize => return Ok(()),
+            Fallocate::Extend => (false, true),
+            Fallocate::PunchHole | Fallocate::ZeroRangeKeepSize => (true, false),
+            Fallocate::ZeroRange => (true, true),
+        };
+        if !zero && end <= size {
+            return Ok(());
+        }
+        core.start_change(open.view, open.ino, Op::Fallocate, caller, offset, end)?;
+        if let Some(open) = core.handles.get_mut(&handle.0) {
+            open.wrote = true;
+        }
+        if zero {
+            core.zero(open.view, open.ino, offset, end.min(size))?;
+        }
+        let node = core.loaded(open.view, open.ino)?;
+        if grow {
+            node.row.size = size.max(end);
+        }
+        node.row.perm = if caller.uid == 0 { node.row.perm } else { without_suid(node.row.perm) };
+        self.queued(&mut core);
+        Ok(())
+    }
+
+    /// Finds the next byte of data or the next hole, in steps of chunks.
+    pub fn seek(&self, handle: Handle, offset: u64, whence: Whence) -> Result<u64> {
+        let mut core = self.core();
+        let open = core.handle(handle)?.clone();
+        let node = core.node(open.view, open.ino)?;
+        let (size, data_from) = (node.row.size, node.row.data_from);
+        if offset >= size {
+            return Err(FsError::NoSuchOffset);
+        }
+        if let (Content::Inline(bytes), true) = (&node.row.content, node.file()?.blocks.is_empty()) {
+            let data_end = bytes.len() as u64;
+            return match whence {
+                Whence::Data if offset < data_end => Ok(offset),
+                Whence::Data => Err(FsError::NoSuchOffset),
+                Whence::Hole => Ok(if offset < data_end && data_end < size {
+                    data_end
+                } else if offset < data_end {
+                    size
+                } else {
+                    offset
+                }),
+            };
+        }
+        let lineage = core.tree(open.view)?.lineage.clone();
+        let known_from = core.loaded(open.view, open.ino)?.file()?.known_from;
+        let first = offset / CHUNK;
+        let mut filled: BTreeMap<u64, bool> = BTreeMap::new();
+        let stored_end = known_from.min(size.div_ceil(CHUNK));
+        if first < stored_end {
+            let rows = core.with_reader(|txn| txn.extents(&lineage, open.ino, data_from, first..stored_end))?;
+            filled.extend(rows.into_iter().map(|row| (row.index, true)));
+        }
+        for (&index, block) in core.loaded(open.view, open.ino)?.file()?.blocks.range(first..) {
+            filled.insert(index, !block.is_hole());
+        }
+        filled.retain(|_, data| *data);
+        match whence {
+            Whence::Data => match filled.keys().next() {
+                Some(&index) => Ok((index * CHUNK).max(offset))
+                    .and_then(|at| if at < size { Ok(at) } else { Err(FsError::NoSuchOffset) }),
+                None => Err(FsError::NoSuchOffset),
+            },
+            Whence::Hole => {
+                let mut index = first;
+                while filled.contains_key(&index) {
+                    index += 1;
+                }
+                Ok((index * CHUNK).max(offset).min(size))
+            }
+        }
+    }
+
+    /// Copies a range; whole chunks at matching offsets are shared, not copied.
+    pub fn copy_range(
+        &self,
+        from: Handle,
+        from_offset: u64,
+        to: Handle,
+        to_offset: u64,
+        length: u64,
+        caller: &Caller,
+    ) -> Result<u64> {
+        let (source, target) = {
+            let core = self.core();
+            (core.handle(from)?.clone(), core.handle(to)?.clone())
+        };
+        if !source.readable || !target.writable || target.append {
+            return Err(FsError::BadHandle);
+        }
+        let size = self.enter(source.view)?.node(source.view, source.ino)?.row.size;
+        let length = length.min(size.saturating_sub(from_offset));
+        if length == 0 {
+            return Ok(0);
+        }
+        if (source.view, source.ino) == (target.view, target.ino)
+            && from_offset < to_offset.saturating_add(length)
+            && to_offset < from_offset.saturating_add(length)
+        {
+            return Err(FsError::Invalid);
+        }
+        let mut done = 0;
+        let aligned = from_offset % CHUNK == to_offset % CHUNK;
+        while done < length {
+            let (at, to_at) = (from_offset + done, to_offset + done);
+            let rest = length - done;
+            let step = (CHUNK - at % CHUNK).min(rest);
+            // A chunk is shared where all of it is copied: a whole one, or the source's last.
+            let whole = aligned && at % CHUNK == 0 && (step == CHUNK || at + step == size);
+            if !whole || !self.share_chunk(&source, at / CHUNK, &target, to, to_at / CHUNK, step, caller)? {
+                let bytes = self.read_at(source.view, source.ino, at, step as usize)?;
+                if bytes.is_empty() {
+                    break;
+                }
+                self.write(to, to_at, &bytes, false, caller)?;
+            }
+            done += step;
+        }
+        Ok(done)
+    }
+
+    /// Makes one chunk of the target the source's chunk; `false` where bytes must be copied instead.
+    fn share_chunk(
+        &self,
+        source: &OpenFile,
+        index: u64,
+        target: &OpenFile,
+        handle: Handle,
+        target_index: u64,
+        length: u64,
+        caller: &Caller,
+    ) -> Result<bool> {
+        let mut core = self.enter(source.view)?;
+        core.writable()?;
+        let node = core.node(source.view, source.ino)?;
+        let chunk = match node.source(index)? {
+            Source::Chunk(chunk) => chunk,
+            Source::Store => {
+                let data_from = node.row.data_from;
+                let lineage = core.tree(source.view)?.lineage.clone();
+                let rows = core.with_reader(|txn| txn.extents(&lineage, source.ino, data_from, index..index + 1))?;
+                match rows.first() {
+                    Some(row) => row.chunk,
+                    None => return Ok(false),
+                }
+            }
+            Source::Memory(_) | Source::Zeros => return Ok(false),
+        };
+        let (start, end) = (target_index * CHUNK, target_index * CHUNK + length);
+        if end < core.node(target.view, target.ino)?.row.size && length < CHUNK {
+            return Ok(false);
+        }
+        if end > SIZE_MAX {
+            return Err(FsError::TooLarge);
+        }
+        core.start_change(target.view, target.ino, Op::Copy, caller, start, end)?;
+        core.put_block(target.view, target.ino, target_index, Block::Stored { chunk, dirty: true })?;
+        let node = core.loaded(target.view, target.ino)?;
+        node.row.size = node.row.size.max(end);
+        if let Some(open) = core.handles.get_mut(&handle.0) {
+            open.wrote = true;
+        }
+        self.queued(&mut core);
+        Ok(true)
+    }
+
+    /// Makes everything up to now durable, the file's content with it.
+    pub fn fsync(&self, handle: Handle) -> Result<()> {
+        let mut core = self.core();
+        let open = core.handle(handle)?.clone();
+        if open.view.at != At::Live {
+            return Ok(());
+        }
+        core.seal_file(open.view, open.ino)?;
+        let upto = core.counters.seq;
+        self.wait_durable(&mut core, upto)
+    }
+
+    /// Ends an open file; the version of what was written through it is made here.
+    pub fn release(&self, handle: Handle) -> Result<()> {
+        let mut core = self.core();
+        let Some(open) = core.handles.remove(&handle.0) else { return Err(FsError::BadHandle) };
+        core.closed(&open)?;
+        self.queued(&mut core);
+        Ok(())
+    }
+
+    /// Tells which view and inode a handle is open on.
+    pub fn handle_target(&self, handle: Handle) -> Result<(View, Ino)> {
+        let core = self.core();
+        let open = core.handle(handle)?;
+        Ok((open.view, open.ino))
+    }
+
+    /// Lists the inodes of a branch that have an open handle, with the number of handles.
+    pub fn open_inodes(&self, branch: crate::types::BranchId) -> Vec<(Ino, u32)> {
+        let mut counts: BTreeMap<Ino, u32> = BTreeMap::new();
+        for open in self.core().handles.values().filter(|o| o.view == View::live(branch)) {
+            *counts.entry(open.ino).or_default() += 1;
+        }
+        counts.into_iter().collect()
+    }
+}
+
+/// Copies the part of a chunk that lies inside of a read's range; `skip` bytes of the chunk are not in `data`.
+fn copy_in(out: &mut [u8], offset: u64, index: u64, skip: usize, data: &[u8]) {
+    let start = index * CHUNK + skip as u64;
+    let (from, to) = if start >= offset { (0, (start - offset) as usize) } else { ((offset - start) as usize, 0) };
+    let Some(data) = data.get(from..) else { return };
+    let Some(out) = out.get_mut(to..) else { return };
+    let count = data.len().min(out.len());
+    if let (Some(out), Some(data)) = (out.get_mut(..count), data.get(..count)) {
+        out.copy_from_slice(data);
+    }
+}
+
+impl super::node::Node {
+    /// Says where chunk `index` is to be read from.
+    fn source(&self, index: u64) -> Result<Source> {
+        let file = self.file()?;
+        Ok(match file.blocks.get(&index) {
+            Some(Block::Data { data, .. }) => Source::Memory(data.clone()),
+            Some(Block::Stored { chunk, .. }) => Source::Chunk(*chunk),
+            Some(Block::Hole { .. }) => Source::Zeros,
+            None => match &self.row.content {
+                Content::Inline(bytes) if file.pending.is_none() => match index {
+                    0 => Source::Memory(Arc::new(bytes.to_vec())),
+                    _ => Source::Zeros,
+                },
+                Content::Inline(_) => Source::Zeros,
+                Content::Extents if index >= file.known_from => Source::Zeros,
+                Content::Extents => Source::Store,
+            },
+        })
+    }
+}
+
+impl Core {
+    pub fn handle(&self, handle: Handle) -> Result<&OpenFile> {
+        self.handles.get(&handle.0).ok_or(FsError::BadHandle)
+    }
+
+    fn open(&mut self, view: View, ino: Ino, flags: i32, caller: &Caller) -> Result<Handle> {
+        let node = self.node(view, ino)?;
+        node.file()?;
+        if node.removed && node.opens == 0 {
+            return Err(FsError::NotFound);
+        }
+        node.opens += 1;
+        let mode = flags & libc::O_ACCMODE;
+        self.next_handle += 1;
+        let handle = Handle(self.next_handle);
+        let open = OpenFile {
+            view,
+            ino,
+            readable: mode != libc::O_WRONLY,
+            writable: mode != libc::O_RDONLY,
+            append: flags & libc::O_APPEND != 0,
+            caller: *caller,
+            wrote: false,
+        };
+        self.handles.insert(handle.0, open);
+        Ok(handle)
+    }
+
+    fn closed(&mut self, open: &OpenFile) -> Result<()> {
+        let (view, ino) = (open.view, open.ino);
+        self.load(view, ino)?;
+        if open.wrote {
+            self.seal_file(view, ino)?;
+        }
+        let node = self.loaded(view, ino)?;
+        node.opens = node.opens.saturating_sub(1);
+        if node.removed && node.opens == 0 && view.at == At::Live && self.failed.is_none() {
+            self.seal_file(view, ino)?;
+            // The number stands for no event: nobody can see the difference.
+            self.counters.seq = self.counters.seq.next();
+            let at = self.counters.seq;
+            let generation = self.generation;
+            let node = self.loaded(view, ino)?;
+            node.dirty = generation;
+            if let Ok(file) = node.file_mut() {
+                file.blocks.clear();
+            }
+            self.push(Mutation::Inode { branch: view.branch, at, ino, row: None });
+            self.push(Mutation::Orphan { branch: view.branch, ino, open: false });
+        }
+        Ok(())
+    }
+
+    /// Begins or continues a change of content: an event of its own at its last write, one for all
+    /// successive writes of one opener.
+    pub fn start_change(&mut self, view: View, ino: Ino, op: Op, caller: &Caller, start: u64, end: u64) -> Result<()> {
+        let same =
+            |p: &Pending| (p.caller.process, p.caller.pid, p.caller.uid) == (caller.process, caller.pid, caller.uid);
+        if self.loaded(view, ino)?.file()?.pending.as_ref().is_some_and(|p| !same(p)) {
+            self.seal_file(view, ino)?;
+        }
+        let current = self.counters.seq;
+        let continues = self.loaded(view, ino)?.file()?.pending.as_ref().is_some_and(|p| p.seq == current);
+        let moment = if continues {
+            // Nothing happened since: the same number at a later time.
+            let raw = self.clock.now();
+            let time = crate::types::Timestamp(raw.0.max(self.counters.time.0.saturating_add(1)));
+            self.counters.time = time;
+            super::core::Moment { seq: current, time, raw }
+        } else {
+            self.moment()
+        };
+        let node = self.loaded(view, ino)?;
+        let old_size = node.row.size;
+        node.row.mtime = moment.raw;
+        node.row.ctime = moment.raw;
+        node.row.process = caller.process;
+        let inline = match &node.row.content {
+            Content::Inline(bytes) => Some(bytes.clone()),
+            Content::Extents => None,
+        };
+        let generation = node.dirty;
+        let file = node.file_mut()?;
+        match &mut file.pending {
+            Some(pending) => {
+                pending.seq = moment.seq;
+                pending.time = moment.time;
+                pending.raw_time = moment.raw;
+                pending.start = pending.start.min(start);
+                pending.end = pending.end.max(end);
+                if pending.op != op {
+                    pending.op = Op::Write;
+                }
+            }
+            None => {
+                if let Some(bytes) = inline {
+                    // From here on the bytes are a chunk like any other.
+                    file.known_from = 0;
+                    if !bytes.is_empty() {
+                        let data = Arc::new(bytes.to_vec());
+                        file.blocks.entry(0).or_insert(Block::Data { data, dirty: false, generation });
+                    }
+                }
+                file.pending = Some(Pending {
+                    seq: moment.seq,
+                    time: moment.time,
+                    raw_time: moment.raw,
+                    op,
+                    start,
+                    end,
+                    cut: None,
+                    old_size,
+                    caller: *caller,
+                    bytes: 0,
+                });
+                if self.first_change.is_none() {
+                    self.first_change = Some(std::time::Instant::now());
+                }
+                self.unsealed.insert((view.branch, ino));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the store has a chunk that memory does not know of.
+    fn stored_chunk(&mut self, view: View, ino: Ino, index: u64) -> Result<Option<ChunkId>> {
+        let node = self.loaded(view, ino)?;
+        if index >= node.file()?.known_from || matches!(node.row.content, Content::Inline(_)) {
+            return Ok(None);
+        }
+        let data_from = node.row.data_from;
+        let lineage = self.tree(view)?.lineage.clone();
+        let rows = self.with_reader(|txn| txn.extents(&lineage, ino, data_from, index..index + 1))?;
+        Ok(rows.first().map(|row| row.chunk))
+    }
+
+    /// Puts a block in the place of chunk `index`, as part of the change that was started.
+    fn put_block(&mut self, view: View, ino: Ino, index: u64, block: Block) -> Result<()> {
+        let existed = match self.loaded(view, ino)?.file()?.blocks.get(&index) {
+            Some(block) => !block.is_hole(),
+            None => self.stored_chunk(view, ino, index)?.is_some(),
+        };
+        let node = self.loaded(view, ino)?;
+        match (existed, block.is_hole()) {
+            (false, false) => node.row.chunks += 1,
+            (true, true) => node.row.chunks = node.row.chunks.saturating_sub(1),
+            (true, false) | (false, true) => {}
+        }
+        node.file_mut()?.blocks.insert(index, block);
+        Ok(())
+    }
+
+    /// Returns a chunk's bytes for changing; `whole` where every byte will be overwritten.
+    fn block_mut(&mut self, view: View, ino: Ino, index: u64, whole: bool) -> Result<&mut Vec<u8>> {
+        let stored = match self.loaded(view, ino)?.file()?.blocks.get(&index) {
+            Some(Block::Data { .. }) => None,
+            Some(Block::Stored { chunk, .. }) => Some(Some(*chunk)),
+            Some(Block::Hole { .. }) => Some(None),
+            None => Some(self.stored_chunk(view, ino, index)?),
+        };
+        if let Some(chunk) = stored {
+            let bytes = match chunk {
+                Some(chunk) if !whole => self.with_reader(|txn| txn.chunk(chunk))?.to_vec(),
+                _ => Vec::new(),
+            };
+            let block = Block::Data { data: Arc::new(bytes), dirty: false, generation: 0 };
+            self.put_block(view, ino, index, block)?;
+        }
+        let file = self.loaded(view, ino)?.file_mut()?;
+        if file.blocks.get(&index).is_some_and(|b| !b.is_dirty()) {
+            if let Some(pending) = &mut file.pending {
+                pending.bytes += CHUNK_SIZE;
+            }
+            self.unsealed_bytes += CHUNK_SIZE;
+        }
+        match self.loaded(view, ino)?.file_mut()?.blocks.get_mut(&index) {
+            Some(Block::Data { data, dirty, .. }) => {
+                *dirty = true;
+                Ok(Arc::make_mut(data))
+            }
+            _ => Err(FsError::Stale),
+        }
+    }
+
+    /// Writes bytes into the chunks of a file, as part of the change that was started.
+    fn put_bytes(&mut self, view: View, ino: Ino, offset: u64, mut data: &[u8]) -> Result<()> {
+        let size = self.loaded(view, ino)?.row.size;
+        let mut at = offset;
+        while !data.is_empty() {
+            let index = at / CHUNK;
+            let within = (at % CHUNK) as usize;
+            let count = data.len().min(CHUNK_SIZE - within);
+            let (now, rest) = data.split_at(count);
+            let whole = within == 0 && at + count as u64 >= size.min((index + 1) * CHUNK);
+            let bytes = self.block_mut(view, ino, index, whole)?;
+            if bytes.len() < within {
+                bytes.resize(within, 0);
+            }
+            bytes.truncate(if whole { 0 } else { bytes.len() });
+            if bytes.len() == within {
+                bytes.extend_from_slice(now);
+            } else {
+                if bytes.len() < within + count {
+                    bytes.resize(within + count, 0);
+                }
+                if let Some(place) = bytes.get_mut(within..within + count) {
+                    place.copy_from_slice(now);
+                }
+            }
+            at += count as u64;
+            data = rest;
+        }
+        Ok(())
+    }
+
+    /// Zeroes a range inside the file; whole chunks become holes.
+    fn zero(&mut self, view: View, ino: Ino, start: u64, end: u64) -> Result<()> {
+        let size = self.loaded(view, ino)?.row.size;
+        let mut at = start;
+        while at < end {
+            let index = at / CHUNK;
+            let stop = ((index + 1) * CHUNK).min(end);
+            if at % CHUNK == 0 && (stop == (index + 1) * CHUNK || stop >= size) {
+                let known = match self.loaded(view, ino)?.file()?.blocks.get(&index) {
+                    Some(block) => !block.is_hole(),
+                    None => self.stored_chunk(view, ino, index)?.is_some(),
+                };
+                if known {
+                    self.put_block(view, ino, index, Block::Hole { dirty: true })?;
+                } else if let Some(next) = self.next_chunk(view, ino, index + 1)? {
+                    at = (next * CHUNK).max(stop);
+                    continue;
+                } else {
+                    break;
+                }
+            } else if self.chunk_exists(view, ino, index)? {
+                let bytes = self.block_mut(view, ino, index, false)?;
+                let from = ((at % CHUNK) as usize).min(bytes.len());
+                let to = ((stop - index * CHUNK) as usize).min(bytes.len());
+                if let Some(range) = bytes.get_mut(from..to) {
+                    range.fill(0);
+                }
+            }
+            at = stop;
+        }
+        Ok(())
+    }
+
+    fn chunk_exists(&mut self, view: View, ino: Ino, index: u64) -> Result<bool> {
+        Ok(match self.loaded(view, ino)?.file()?.blocks.get(&index) {
+            Some(block) => !block.is_hole(),
+            None => self.stored_chunk(view, ino, index)?.is_some(),
+        })
+    }
+
+    /// The first chunk at or after `index` that is no hole.
+    fn next_chunk(&mut self, view: View, ino: Ino, index: u64) -> Result<Option<u64>> {
+        let node = self.loaded(view, ino)?;
+        let file = node.file()?;
+        let in_memory = file.blocks.range(index..).find(|(_, b)| !b.is_hole()).map(|(&i, _)| i);
+        if index >= file.known_from || matches!(node.row.content, Content::Inline(_)) {
+            return Ok(in_memory);
+        }
+        let (known, data_from) = (file.known_from, node.row.data_from);
+        let end = known.min(node.row.size.div_ceil(CHUNK));
+        let lineage = self.tree(view)?.lineage.clone();
+        let rows = self.with_reader(|txn| txn.extents(&lineage, ino, data_from, index..end.max(index)))?;
+        let file = self.loaded(view, ino)?.file()?;
+        let stored = rows.iter().map(|r| r.index).find(|i| !file.blocks.contains_key(i));
+        Ok(match (in_memory, stored) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        })
+    }
+
+    /// Sets a file's size: the rest is cut off, or a hole is added.
+    pub fn set_size(&mut self, view: View, ino: Ino, size: u64, handle: Option<Handle>, caller: &Caller) -> Result<()> {
+        if size > SIZE_MAX {
+            return Err(FsError::TooLarge);
+        }
+        let node = self.loaded(view, ino)?;
+        node.file()?;
+        let old = node.row.size;
+        let opener = match handle {
+            Some(handle) => self.handles.get(&handle.0).map(|open| open.caller),
+            None => None,
+        };
+        let caller = if caller.pid == 0 { opener.unwrap_or(*caller) } else { *caller };
+        self.start_change(view, ino, Op::Truncate, &caller, size.min(old), size.max(old))?;
+        if size < old {
+            self.cut(view, ino, size)?;
+        }
+        let node = self.loaded(view, ino)?;
+        node.row.size = size;
+        if caller.uid != 0 {
+            node.row.perm = without_suid(node.row.perm);
+        }
+        match handle.and_then(|handle| self.handles.get_mut(&handle.0)) {
+            Some(open) => open.wrote = true,
+            None => self.seal_file(view, ino)?,
+        }
+        Ok(())
+    }
+
+    /// Drops everything from `size` on.
+    fn cut(&mut self, view: View, ino: Ino, size: u64) -> Result<()> {
+        let keep = size.div_ceil(CHUNK);
+        let within = (size % CHUNK) as usize;
+        if within > 0 && self.chunk_exists(view, ino, size / CHUNK)? {
+            let bytes = self.block_mut(view, ino, size / CHUNK, false)?;
+            bytes.truncate(within);
+        }
+        let node = self.loaded(view, ino)?;
+        let inline = matches!(node.row.content, Content::Inline(_));
+        let known = node.file()?.known_from;
+        let data_from = node.row.data_from;
+        let stored = if keep > 0 && !inline {
+            let lineage = self.tree(view)?.lineage.clone();
+            self.with_reader(|txn| txn.extents(&lineage, ino, data_from, 0..keep.min(known)))?
+        } else {
+            Vec::new()
+        };
+        let node = self.loaded(view, ino)?;
+        let file = node.file_mut()?;
+        let gone = file.blocks.split_off(&keep);
+        let freed: usize = gone.values().filter(|b| matches!(b, Block::Data { dirty: true, .. })).count() * CHUNK_SIZE;
+        file.known_from = file.known_from.min(keep);
+        let in_memory = file.blocks.values().filter(|b| !b.is_hole()).count() as u64;
+        let in_store = stored.iter().filter(|row| !file.blocks.contains_key(&row.index)).count() as u64;
+        if let Some(pending) = &mut file.pending {
+            pending.cut = Some(pending.cut.map_or(keep, |cut| cut.min(keep)));
+            pending.bytes = pending.bytes.saturating_sub(freed);
+        }
+        node.row.chunks = in_memory + in_store;
+        self.unsealed_bytes = self.unsealed_bytes.saturating_sub(freed);
+        Ok(())
+    }
+
+    /// Makes a version of what was written and not yet sealed.
+    pub fn seal_file(&mut self, view: View, ino: Ino) -> Result<()> {
+        let generation = self.generation;
+        let Ok(node) = self.loaded(view, ino) else { return Ok(()) };
+        let Ok(file) = node.file_mut() else { return Ok(()) };
+        let Some(pending) = file.pending.take() else { return Ok(()) };
+        let at = pending.seq;
+        let was_inline = matches!(node.row.content, Content::Inline(_));
+        let size = node.row.size;
+        node.row.content_seq = at;
+        let mut extents: Vec<(u64, Option<ChunkData>, usize)> = Vec::new();
+        let mut cut = pending.cut;
+        if size <= INLINE_MAX as u64 {
+            // Whatever extents there were never show again.
+            self.unsealed_bytes = self.unsealed_bytes.saturating_sub(pending.bytes);
+            let bytes = self.inline_bytes(view, ino, size)?;
+            let node = self.loaded(view, ino)?;
+            node.row.chunks = u64::from(!bytes.is_empty());
+            node.row.content = Content::Inline(bytes);
+            node.row.data_from = at;
+            let file = node.file_mut()?;
+            file.blocks.clear();
+            file.known_from = 0;
+            cut = None;
+        } else {
+            if cut == Some(0) || was_inline {
+                node.row.data_from = at;
+                cut = None;
+            }
+            node.row.content = Content::Extents;
+            let mut sealed = Vec::new();
+            let file = node.file_mut()?;
+            for (&index, block) in &mut file.blocks {
+                if !block.is_dirty() && !was_inline {
+                    continue;
+                }
+                match block {
+                    Block::Data { data, dirty, generation: g } => {
+                        *dirty = false;
+                        *g = generation;
+                        // Zeros past the file's end are cut off by whoever truncates, so this is all of it.
+                        if data.is_empty() {
+                            continue;
+                        }
+                        sealed.push((index, data.len()));
+                        extents.push((index, Some(ChunkData::Bytes { hash: [0; 32], data: data.clone() }), data.len()));
+                    }
+                    Block::Stored { chunk, dirty } => {
+                        *dirty = false;
+                        extents.push((index, Some(ChunkData::Stored(*chunk)), 0));
+                    }
+                    Block::Hole { dirty } => {
+                        *dirty = false;
+                        extents.push((index, None, 0));
+                    }
+                }
+            }
+            for (index, bytes) in sealed {
+                self.sealed.push_back((view.branch, ino, index, generation, bytes));
+                self.sealed_bytes += bytes;
+            }
+            self.unsealed_bytes = self.unsealed_bytes.saturating_sub(pending.bytes);
+        }
+        self.unsealed.remove(&(view.branch, ino));
+        let removed = self.loaded(view, ino)?.removed;
+        self.emit(view, ino, at, false)?;
+        if let Some(index) = cut {
+            self.push(Mutation::ExtentsFrom { branch: view.branch, at, ino, index });
+        }
+        for (index, data, bytes) in extents {
+            self.push(Mutation::Extent { branch: view.branch, at, ino, index, data });
+            self.queue_bytes += bytes;
+        }
+        let path = if removed { None } else { self.path_of(view, ino).ok() };
+        let moment = super::core::Moment { seq: at, time: pending.time, raw: pending.raw_time };
+        let mut event = self.event(view.branch, moment, pending.op, &pending.caller);
+        event.ino = Some(ino);
+        event.path = path;
+        event.offset = Some(pending.start);
+        event.length = Some(pending.end - pending.start);
+        event.old = Some(pending.old_size.to_string().into_bytes());
+        event.new = Some(size.to_string().into_bytes());
+        self.push_event(event);
+        Ok(())
+    }
+
+    /// All bytes of a small file.
+    fn inline_bytes(&mut self, view: View, ino: Ino, size: u64) -> Result<Arc<[u8]>> {
+        if size == 0 || !self.chunk_exists(view, ino, 0)? {
+            return Ok(Arc::from(&b""[..]));
+        }
+        let block = self.loaded(view, ino)?.file()?.blocks.get(&0).map(|b| match b {
+            Block::Data { data, .. } => (Some(data.clone()), None),
+            Block::Stored { chunk, .. } => (None, Some(*chunk)),
+            Block::Hole { .. } => (None, None),
+        });
+        let (data, chunk) = match block {
+            Some(found) => found,
+            None => (None, self.stored_chunk(view, ino, 0)?),
+        };
+        if let Some(data) = data {
+            return Ok(data.get(..data.len().min(size as usize)).unwrap_or_default().into());
+        }
+        match chunk {
+            Some(chunk) => {
+                let bytes = self.with_reader(|txn| txn.chunk(chunk))?;
+                Ok(bytes.get(..bytes.len().min(size as usize)).unwrap_or_default().into())
+            }
+            None => Ok(Arc::from(&b""[..])),
+        }
+    }
+
+    /// Seals every file with unsealed writes, of one branch or of all.
+    pub fn seal_all(&mut self, branch: Option<crate::types::BranchId>) -> Result<()> {
+        let mut files: Vec<(Seq, View, Ino)> = Vec::new();
+        for &(of, ino) in &self.unsealed {
+            if branch.is_none_or(|b| b == of) {
+                let view = View::live(of);
+                let seq = self.peek(view, ino).ok().and_then(|n| n.file().ok()?.pending.as_ref().map(|p| p.seq));
+                files.push((seq.unwrap_or(Seq::ZERO), view, ino));
+            }
+        }
+        files.sort_unstable_by_key(|(seq, view, ino)| (*seq, view.branch, *ino));
+        for (_, view, ino) in files {
+            self.seal_file(view, ino)?;
+        }
+        Ok(())
+    }
+
+    /// Drops the oldest sealed chunks from memory when there are too many bytes of them.
+    pub fn shed_blocks(&mut self) {
+        while self.sealed_bytes > self.options.blocks_max {
+            let Some(&(branch, ino, index, generation, bytes)) = self.sealed.front() else { return };
+            if generation > self.flushed_generation {
+                return;
+            }
+            self.sealed.pop_front();
+            self.sealed_bytes = self.sealed_bytes.saturating_sub(bytes);
+            let Ok(node) = self.loaded(View::live(branch), ino) else { continue };
+            let Ok(file) = node.file_mut() else { continue };
+            let old = matches!(file.blocks.get(&index), Some(Block::Data { dirty: false, generation: g, .. }) if *g <= generation);
+            if old {
+                file.blocks.remove(&index);
+                file.known_from = file.known_from.max(index + 1);
+            }
+        }
+    }
+}
