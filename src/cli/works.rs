@@ -1,0 +1,70 @@
+//! The works that commands consist of, by name, so that one runs alike in the daemon and here.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::context::Context;
+use super::error::{Error, Result};
+
+/// One piece of work on an open database.
+pub trait Work: Serialize + DeserializeOwned {
+    /// Its name on the wire.
+    const NAME: &'static str;
+
+    /// What it yields; `--json` prints it.
+    type Output: Serialize + DeserializeOwned;
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// What the user is told.
+    fn execute(&self, context: &Context<'_>) -> Result<Self::Output>;
+}
+
+macro_rules! registry {
+    ($($work:ty,)*) => {
+        /// Does the work of a name.
+        ///
+        /// # Errors
+        /// Those of the work; an unknown name; arguments or results that do not fit.
+        pub fn perform(name: &str, args: Value, context: &Context<'_>) -> Result<Value> {
+            $(if name == <$work as Work>::NAME {
+                return perform_as::<$work>(args, context);
+            })*
+            Err(Error::failed(format!("the daemon knows no `{name}`; unmount and mount again with this version of stone")))
+        }
+
+        /// The names of all works.
+        #[cfg(test)]
+        fn names() -> Vec<&'static str> {
+            vec![$(<$work as Work>::NAME,)*]
+        }
+    };
+}
+
+registry! {
+    super::backup::Backup,
+    super::check::Check,
+    super::log::LogPage,
+    super::status::Status,
+    super::sync::Sync,
+}
+
+fn perform_as<W: Work>(args: Value, context: &Context<'_>) -> Result<Value> {
+    let misfit = |error: serde_json::Error| Error::failed(format!("{}: {error}", W::NAME));
+    let work: W = serde_json::from_value(args).map_err(misfit)?;
+    serde_json::to_value(work.execute(context)?).map_err(misfit)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn no_two_works_share_a_name() {
+        let mut names = super::names();
+        names.sort_unstable();
+        let all = names.len();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+}
