@@ -1,1 +1,98 @@
-//! (layer to come)
+//! L5: mounts without a kernel: routing between views, node numbers, virtual directories.
+//!
+//! A [`Vfs`] belongs to a daemon and holds the engine; a [`Session`] is one mount of it. Each
+//! request asks the session for its [`Tree`] and calls one method per operation there. The tree is
+//! held until the reply is sent, so that a switch happens between requests only; what the kernel
+//! must forget afterwards comes out as [`Notice`]s, which the adapter sends from a thread of its own.
+
+mod access;
+mod attrs;
+mod files;
+mod listing;
+mod names;
+mod node;
+mod notice;
+mod refs;
+mod session;
+mod slots;
+mod special;
+mod switch;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::RwLock;
+
+pub use listing::{Child, Listing};
+pub use node::{NodeId, Slot, Usage};
+pub use notice::Notice;
+pub use session::{Entry, History, LONG, Session, SessionOptions, Tree};
+pub use special::SpecialNames;
+pub use switch::Difference;
+
+use crate::engine::{Changed, Engine, Observer, Result};
+use crate::types::BranchId;
+
+/// Everything that the mounts of one database share.
+pub struct Vfs {
+    engine: Arc<Engine>,
+    names: SpecialNames,
+    sessions: RwLock<Vec<Weak<Session>>>,
+    next_id: AtomicU64,
+}
+
+impl Vfs {
+    /// Prepares an opened database for mounting.
+    ///
+    /// # Errors
+    /// What reading the database's settings gives.
+    pub fn new(engine: Arc<Engine>) -> Result<Arc<Vfs>> {
+        let names = SpecialNames::read(&engine)?;
+        let vfs = Arc::new(Vfs { engine, names, sessions: RwLock::default(), next_id: AtomicU64::new(1) });
+        vfs.engine.observe(Arc::new(Applied(Arc::downgrade(&vfs))));
+        Ok(vfs)
+    }
+
+    /// The file system below.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// The names of the virtual directories.
+    pub fn names(&self) -> &SpecialNames {
+        &self.names
+    }
+
+    /// Starts a session.
+    pub fn session(self: &Arc<Self>, options: SessionOptions) -> Arc<Session> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let session = Arc::new(Session::new(self.clone(), id, options));
+        let mut sessions = self.sessions.write();
+        sessions.retain(|session| session.strong_count() > 0);
+        sessions.push(Arc::downgrade(&session));
+        session
+    }
+
+    /// The sessions that are still there.
+    pub fn sessions(&self) -> Vec<Arc<Session>> {
+        self.sessions.read().iter().filter_map(Weak::upgrade).filter(|session| !session.is_dead()).collect()
+    }
+
+    /// Whether some mount's live tree shows this branch.
+    pub fn shows(&self, branch: BranchId) -> bool {
+        self.sessions().iter().any(|session| session.branch() == Some(branch))
+    }
+}
+
+/// Tells the sessions what the engine applied in one step (commit, merge, undo, restore).
+struct Applied(Weak<Vfs>);
+
+impl Observer for Applied {
+    fn changed(&self, branch: BranchId, changes: &[Changed]) {
+        if let Some(vfs) = self.0.upgrade() {
+            for change in changes {
+                vfs.spread(None, branch, change);
+            }
+        }
+    }
+}

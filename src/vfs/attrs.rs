@@ -1,0 +1,121 @@
+//! Attributes: stat, chmod, chown, truncate, utimens and extended attributes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::node::NodeId;
+use super::session::{LONG, Place, SHORT, Tree};
+use crate::engine::{Changed, FsError, Handle, Result, Statfs, XattrMode};
+use crate::types::{Attr, Caller, Ino, SetAttr, View};
+
+impl Tree<'_> {
+    /// The attributes of a node, and how long the kernel may keep them.
+    ///
+    /// # Errors
+    /// As fstat(2); `NotFound` for a directory that the branch shown now lacks.
+    pub fn getattr(&self, node: NodeId) -> Result<(Attr, Duration)> {
+        match self.place(node)? {
+            Place::Inode { view, ino, .. } => {
+                let attr = self.guarded(node, self.engine().getattr(view, ino)?);
+                Ok((self.shown(attr), LONG))
+            }
+            Place::Special(special) => Ok((self.special_attr(special)?, SHORT)),
+        }
+    }
+
+    /// Tells other views of the branch that an inode changed.
+    pub(super) fn inode_changed(&self, node: NodeId, view: View, ino: Ino, data: bool) {
+        let session = self.session;
+        if session.vfs.is_shared(session) {
+            session.vfs.spread(Some((session.id, node)), view.branch, &Changed::Inode { ino, data });
+        }
+    }
+
+    /// Changes attributes.
+    ///
+    /// # Errors
+    /// As chmod(2), chown(2), truncate(2) and utimensat(2).
+    pub fn setattr(&self, node: NodeId, set: &SetAttr, handle: Option<Handle>, caller: &Caller) -> Result<Attr> {
+        let (view, ino) = self.writable(node)?;
+        if ino == Ino::ROOT
+            && self.guarded(node, self.engine().getattr(view, ino)?).uid != caller.uid
+            && caller.uid != 0
+        {
+            return Err(FsError::NotPermitted);
+        }
+        let attr = self.engine().setattr(view, ino, set, handle, caller)?;
+        self.inode_changed(node, view, ino, set.size.is_some());
+        if set.perm.is_some() || set.uid.is_some() || set.gid.is_some() {
+            self.session.vfs.spread_guard(view.branch, ino);
+        }
+        Ok(self.shown(self.guarded(node, attr)))
+    }
+
+    /// Reads an extended attribute.
+    ///
+    /// # Errors
+    /// As getxattr(2).
+    pub fn getxattr(&self, node: NodeId, name: &[u8], caller: &Caller) -> Result<Arc<[u8]>> {
+        match self.place(node)? {
+            Place::Inode { view, ino, .. } => {
+                if !name.starts_with(b"system.") && !name.starts_with(b"security.") {
+                    self.check_past(view, ino, caller, 0o4)?;
+                }
+                self.engine().getxattr(view, ino, name)
+            }
+            Place::Special(_) => Err(FsError::NoAttr),
+        }
+    }
+
+    /// Lists the names of extended attributes; `trusted.` ones for root only, as disks do.
+    ///
+    /// # Errors
+    /// As listxattr(2).
+    pub fn listxattr(&self, node: NodeId, caller: &Caller) -> Result<Vec<Vec<u8>>> {
+        match self.place(node)? {
+            Place::Inode { view, ino, .. } => {
+                let mut names = self.engine().listxattr(view, ino)?;
+                names.retain(|name| caller.uid == 0 || !name.starts_with(b"trusted."));
+                Ok(names)
+            }
+            Place::Special(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Sets an extended attribute.
+    ///
+    /// # Errors
+    /// As setxattr(2).
+    pub fn setxattr(&self, node: NodeId, name: &[u8], value: &[u8], mode: XattrMode, caller: &Caller) -> Result<()> {
+        let (view, ino) = self.writable(node)?;
+        self.engine().setxattr(view, ino, name, value, mode, caller)?;
+        self.xattr_changed(node, view, ino, name);
+        Ok(())
+    }
+
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// As removexattr(2).
+    pub fn removexattr(&self, node: NodeId, name: &[u8], caller: &Caller) -> Result<()> {
+        let (view, ino) = self.writable(node)?;
+        self.engine().removexattr(view, ino, name, caller)?;
+        self.xattr_changed(node, view, ino, name);
+        Ok(())
+    }
+
+    fn xattr_changed(&self, node: NodeId, view: View, ino: Ino, name: &[u8]) {
+        self.inode_changed(node, view, ino, false);
+        if name.starts_with(b"system.posix_acl") {
+            self.session.vfs.spread_guard(view.branch, ino);
+        }
+    }
+
+    /// Totals of the file system.
+    ///
+    /// # Errors
+    /// As statfs(2).
+    pub fn statfs(&self) -> Result<Statfs> {
+        self.engine().statfs()
+    }
+}

@@ -1,0 +1,159 @@
+//! Open files.
+
+use super::node::NodeId;
+use super::session::{Place, Session, Tree};
+use crate::engine::{Changed, Fallocate, FsError, Handle, Result, Whence};
+use crate::types::{At, Caller};
+
+/// Whether open(2)'s flags ask for writing.
+fn writes(flags: i32) -> bool {
+    flags & libc::O_ACCMODE != libc::O_RDONLY
+}
+
+impl Tree<'_> {
+    pub(super) fn opened(&self, node: NodeId, handle: Handle, flags: i32) {
+        self.session.nodes.opened(node, writes(flags));
+        self.session.handles.lock().insert(handle);
+    }
+
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// As open(2) without `O_CREAT`.
+    pub fn open(&self, node: NodeId, flags: i32, caller: &Caller) -> Result<Handle> {
+        let (view, ino) = if writes(flags) || flags & libc::O_TRUNC != 0 {
+            self.writable(node)?
+        } else {
+            match self.place(node)? {
+                Place::Inode { view, ino, .. } => (view, ino),
+                Place::Special(_) => return Err(FsError::IsDir),
+            }
+        };
+        self.check_past(view, ino, caller, 0o4)?;
+        let handle = self.engine().open_file(view, ino, flags, caller)?;
+        if flags & libc::O_TRUNC != 0 {
+            self.inode_changed(node, view, ino, true);
+        }
+        self.opened(node, handle, flags);
+        Ok(handle)
+    }
+
+    /// Whether the content of a node never changes.
+    pub fn is_past(&self, node: NodeId) -> bool {
+        matches!(self.place(node), Ok(Place::Inode { view, .. }) if view.at != At::Live)
+    }
+
+    /// Writes.
+    ///
+    /// # Errors
+    /// As pwrite(2).
+    pub fn write(
+        &self,
+        node: NodeId,
+        handle: Handle,
+        offset: u64,
+        data: &[u8],
+        kill_suid: bool,
+        caller: &Caller,
+    ) -> Result<usize> {
+        let written = self.engine().write(handle, offset, data, kill_suid, caller)?;
+        self.content_changed(node, handle);
+        Ok(written)
+    }
+
+    /// Allocates, punches out or zeroes a range.
+    ///
+    /// # Errors
+    /// As fallocate(2).
+    pub fn fallocate(
+        &self,
+        node: NodeId,
+        handle: Handle,
+        offset: u64,
+        length: u64,
+        mode: Fallocate,
+        caller: &Caller,
+    ) -> Result<()> {
+        self.engine().fallocate(handle, offset, length, mode, caller)?;
+        self.content_changed(node, handle);
+        Ok(())
+    }
+
+    /// Copies a range between files of one view, sharing what can be shared.
+    ///
+    /// # Errors
+    /// As copy_file_range(2); `CrossView` makes the kernel copy by reading and writing.
+    #[allow(clippy::too_many_arguments)] // copy_file_range(2) has them
+    pub fn copy_range(
+        &self,
+        from: Handle,
+        from_offset: u64,
+        node: NodeId,
+        to: Handle,
+        to_offset: u64,
+        length: u64,
+        caller: &Caller,
+    ) -> Result<u64> {
+        let copied = self.engine().copy_range(from, from_offset, to, to_offset, length, caller)?;
+        self.content_changed(node, to);
+        Ok(copied)
+    }
+
+    fn content_changed(&self, node: NodeId, handle: Handle) {
+        let session = self.session;
+        if !session.vfs.is_shared(session) {
+            return;
+        }
+        if let Ok((view, ino)) = self.engine().handle_target(handle) {
+            session.vfs.spread(Some((session.id, node)), view.branch, &Changed::Inode { ino, data: true });
+        }
+    }
+
+    /// Finds data or a hole.
+    ///
+    /// # Errors
+    /// As lseek(2).
+    pub fn seek(&self, handle: Handle, offset: u64, whence: Whence) -> Result<u64> {
+        self.engine().seek(handle, offset, whence)
+    }
+}
+
+impl Session {
+    /// Reads; short at the end of the file.
+    ///
+    /// # Errors
+    /// As pread(2).
+    pub fn read(&self, handle: Handle, offset: u64, size: usize) -> Result<Vec<u8>> {
+        self.vfs.engine.read(handle, offset, size)
+    }
+
+    /// Makes a file's content durable.
+    ///
+    /// # Errors
+    /// As fsync(2).
+    pub fn fsync(&self, handle: Handle) -> Result<()> {
+        self.vfs.engine.fsync(handle)
+    }
+
+    /// Makes everything durable, which includes every directory.
+    ///
+    /// # Errors
+    /// As fsync(2).
+    pub fn sync(&self) -> Result<()> {
+        self.vfs.engine.sync().map(|_| ())
+    }
+
+    /// Closes an open file.
+    ///
+    /// # Errors
+    /// What sealing its content gives; the file is closed all the same.
+    pub fn release(&self, node: NodeId, handle: Handle, flags: i32) -> Result<()> {
+        let gone = self.nodes.closed(node, writes(flags));
+        let known = self.handles.lock().remove(&handle);
+        let released = if known { self.vfs.engine.release(handle) } else { Ok(()) };
+        if gone {
+            self.unpin(node);
+        }
+        released
+    }
+}

@@ -1,0 +1,200 @@
+//! Switching the live tree to another view: directories follow by identity, open files stay what
+//! they were, and the kernel forgets what differs.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+
+use rustc_hash::FxHashMap;
+
+use super::node::{NodeId, Slot};
+use super::notice::Notice;
+use super::session::Session;
+use crate::engine::{Engine, FsError, Result};
+use crate::store::ReadTxn;
+use crate::types::{At, BranchId, Ino, Kind, Lineage, Name, Seq, View};
+
+/// What may differ between two views.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Inodes that are not the same in both.
+    pub inodes: BTreeSet<Ino>,
+    /// Entries that are not the same in both.
+    pub entries: BTreeSet<(Ino, Name)>,
+}
+
+impl Difference {
+    /// Compares two views by what their branches touched since their common past; costs what changed.
+    ///
+    /// # Errors
+    /// What the store gives.
+    pub fn between(engine: &Engine, a: View, b: View) -> Result<Difference> {
+        let (lineage_a, lineage_b) = (engine.lineage(a)?, engine.lineage(b)?);
+        engine.flush(engine.point().0)?;
+        let txn = engine.store().read()?;
+        let mut difference = Difference::default();
+        let mut cuts: FxHashMap<BranchId, (Seq, Seq)> = FxHashMap::default();
+        for segment in lineage_a.0.iter() {
+            cuts.entry(segment.branch).or_default().0 = segment.cut;
+        }
+        for segment in lineage_b.0.iter() {
+            cuts.entry(segment.branch).or_default().1 = segment.cut;
+        }
+        for (branch, (cut_a, cut_b)) in cuts {
+            if cut_a == cut_b {
+                continue;
+            }
+            let touched = txn.touched(branch, cut_a.min(cut_b), cut_a.max(cut_b))?;
+            difference.inodes.extend(touched.inodes);
+            difference.inodes.extend(touched.xattrs.into_iter().map(|(ino, _)| ino));
+            difference.inodes.extend(touched.extents.into_iter().map(|(ino, _)| ino));
+            difference.entries.extend(touched.entries);
+        }
+        difference.keep_real(&*txn, &lineage_a, &lineage_b)?;
+        Ok(difference)
+    }
+
+    /// Drops what was touched and yet is the same in both.
+    fn keep_real(&mut self, txn: &dyn ReadTxn, a: &Lineage, b: &Lineage) -> Result<()> {
+        let mut failed = None;
+        let mut same = |equal: std::result::Result<bool, crate::store::StoreError>| match equal {
+            Ok(equal) => equal,
+            Err(error) => {
+                failed = Some(error);
+                false
+            }
+        };
+        self.inodes.retain(|ino| !same(txn.inode(a, *ino).and_then(|row| Ok(row == txn.inode(b, *ino)?))));
+        self.entries.retain(|(parent, name)| {
+            let name = name.as_bytes();
+            !same(txn.entry(a, *parent, name).and_then(|row| Ok(row == txn.entry(b, *parent, name)?)))
+        });
+        failed.map_or(Ok(()), |error| Err(error.into()))
+    }
+}
+
+impl Session {
+    /// Makes the live tree show another view and returns what the kernel must forget, in the order
+    /// in which it must be told. `held` are the paths of mount points inside, from the root of the tree.
+    ///
+    /// Waits for the requests that are being served. Nodes open for writing should have been flushed
+    /// before ([`Session::writers`]).
+    ///
+    /// # Errors
+    /// `Busy` where a mount point would vanish; nothing has changed then.
+    pub fn switch(&self, to: View, held: &[Vec<u8>]) -> Result<Vec<Notice>> {
+        let engine = &self.vfs.engine;
+        let mut live = self.live.write();
+        let from = *live;
+        if from == to {
+            return Ok(Vec::new());
+        }
+        engine.getattr(to, Ino::ROOT)?;
+        // Shown first, so that changes of the new branch that come while we compare are spread to us.
+        self.show(&mut live, to);
+        let planned = self.plan(from, to, held);
+        if planned.is_err() {
+            self.show(&mut live, from);
+        }
+        planned
+    }
+
+    fn plan(&self, from: View, to: View, held: &[Vec<u8>]) -> Result<Vec<Notice>> {
+        let engine = &self.vfs.engine;
+        for view in [from, to] {
+            if view.at == At::Live {
+                engine.seal(Some(view.branch))?;
+            }
+        }
+        let difference = Difference::between(engine, from, to)?;
+        let is_dir = |ino: Ino| engine.getattr(from, ino).or_else(|_| engine.getattr(to, ino)).is_ok_and(is_dir);
+
+        // Files whose usual node stays behind: open ones, and known ones that differ.
+        let mut pinned: BTreeSet<Ino> = BTreeSet::new();
+        let mut stale: BTreeSet<Ino> = self.pins.read().keys().copied().collect();
+        let known = self.nodes.collect(|node, usage| {
+            node.slot() == Slot::LIVE && (usage.opens > 0 || difference.inodes.contains(&node.ino()))
+        });
+        for node in known {
+            let ino = node.ino();
+            if !is_dir(ino) && !self.pins.read().contains_key(&ino) {
+                pinned.insert(ino);
+            }
+        }
+        // Files of the new branch that are open under its own numbers keep these.
+        if let Some(slot) = self.slots.find(to) {
+            let open = self.nodes.collect(|node, usage| node.slot() == slot && usage.opens > 0);
+            pinned.extend(open.into_iter().map(NodeId::ino).filter(|ino| !self.pins.read().contains_key(ino)));
+        }
+        stale.extend(&pinned);
+
+        let mut entries: BTreeSet<(NodeId, Name)> = BTreeSet::new();
+        for (parent, name) in &difference.entries {
+            entries.insert((NodeId::new(Slot::LIVE, *parent), name.clone()));
+        }
+        {
+            let lineage = engine.lineage(from)?;
+            let txn = engine.store().read()?;
+            for ino in &stale {
+                for row in txn.names_of(&lineage, *ino)? {
+                    entries.insert((NodeId::new(Slot::LIVE, row.parent), row.name));
+                }
+            }
+        }
+        for path in held {
+            if self.is_on_path(from, path, &entries) {
+                return Err(FsError::Busy);
+            }
+        }
+        // Directories of both branches' own slots: their files share nodes with the live tree or no longer do.
+        for view in [from, to] {
+            let Some(slot) = self.slots.find(view).filter(|_| view.at == At::Live) else { continue };
+            for node in self.nodes.collect(|node, _| node.slot() == slot) {
+                let Ok(list) = engine.list(view, node.ino()) else { continue };
+                entries.extend(list.iter().filter(|entry| entry.kind != Kind::Dir).map(|e| (node, e.name.clone())));
+            }
+        }
+
+        if from.at == At::Live {
+            let mut pins = self.pins.write();
+            pins.extend(pinned.iter().map(|ino| (*ino, from.branch)));
+            self.pin_count.store(pins.len(), Ordering::Release);
+        }
+
+        let mut notices: Vec<Notice> = Vec::new();
+        let mut parents: BTreeSet<NodeId> = BTreeSet::new();
+        for (parent, name) in entries {
+            if self.nodes.knows(parent) {
+                notices.push(Notice::Entry { parent, name });
+                parents.insert(parent);
+            }
+        }
+        notices.extend(parents.iter().map(|node| Notice::Inode { node: *node, data: true }));
+        for ino in &difference.inodes {
+            let node = NodeId::new(Slot::LIVE, *ino);
+            if self.nodes.knows(node) && !parents.contains(&node) && !stale.contains(ino) {
+                notices.push(Notice::Inode { node, data: true });
+            }
+        }
+        Ok(notices)
+    }
+
+    /// Whether an entry that must be dropped lies on a path of the live tree.
+    fn is_on_path(&self, view: View, path: &[u8], entries: &BTreeSet<(NodeId, Name)>) -> bool {
+        let mut dir = Ino::ROOT;
+        for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
+            let Ok(name) = Name::new(part) else { return false };
+            if entries.contains(&(NodeId::new(Slot::LIVE, dir), name)) {
+                return true;
+            }
+            match self.vfs.engine.lookup(view, dir, part) {
+                Ok(attr) => dir = attr.ino,
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+}
+
+fn is_dir(attr: crate::types::Attr) -> bool {
+    attr.kind == Kind::Dir
+}
