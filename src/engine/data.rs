@@ -9,7 +9,7 @@ use super::names::Creation;
 use super::node::{Block, Pending};
 use super::{Engine, Fallocate, FsError, Handle, Result, Whence};
 use crate::store::{CHUNK_SIZE, ChunkData, Content, INLINE_MAX, Mutation};
-use crate::types::{At, Attr, Caller, ChunkId, Ino, Kind, Op, Permissions, Seq, View};
+use crate::types::{At, Attr, Caller, ChunkId, Ino, Kind, Op, Permissions, ProcId, Seq, View};
 
 const CHUNK: u64 = CHUNK_SIZE as u64;
 /// The largest file size: `MAX_LFS_FILESIZE`.
@@ -475,8 +475,9 @@ impl Core {
     /// Begins or continues a change of content: an event of its own at its last write, one for all
     /// successive writes of one opener.
     pub fn start_change(&mut self, view: View, ino: Ino, op: Op, caller: &Caller, start: u64, end: u64) -> Result<()> {
-        let same =
-            |p: &Pending| (p.caller.process, p.caller.pid, p.caller.uid) == (caller.process, caller.pid, caller.uid);
+        // Threads of one process have process ids of their own in requests; the entity is the same.
+        let who = |c: &Caller| (c.uid, c.process, if c.process == ProcId::default() { c.pid } else { 0 });
+        let same = |p: &Pending| who(&p.caller) == who(caller);
         if self.loaded(view, ino)?.file()?.pending.as_ref().is_some_and(|p| !same(p)) {
             self.seal_file(view, ino)?;
         }
