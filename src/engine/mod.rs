@@ -9,6 +9,7 @@ mod acl;
 mod attrs;
 mod branch;
 mod commit;
+mod content;
 mod core;
 mod data;
 mod error;
