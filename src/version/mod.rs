@@ -3,9 +3,15 @@
 //! Pure algorithms (parsing, line diffs, merge bases) stand apart from what reads the store; nothing
 //! here prints, and everything returned is typed.
 
+mod bytes;
+mod delta;
+pub mod diff;
 mod error;
 pub mod point;
 pub mod refs;
+mod state;
+pub mod text;
 
+pub use bytes::PathBytes;
 pub use error::{ErrorKind, Result, VersionError, show};
 pub use refs::{RefContext, resolve};
