@@ -66,6 +66,10 @@ impl Run<'_> {
         ((base as f64 * self.scale) as usize).max(PER_DIR)
     }
 
+    fn mebibytes(&self, base: usize) -> usize {
+        ((base as f64 * self.scale) as usize).max(16)
+    }
+
     fn file(&self, i: usize) -> PathBuf {
         self.dir.join(format!("d{}/file-{i}", i / PER_DIR))
     }
@@ -89,7 +93,7 @@ impl Run<'_> {
 
     fn large(&self) -> (PathBuf, usize) {
         let path = self.dir.join("large");
-        let size = self.count(256) * MIB;
+        let size = self.mebibytes(256) * MIB;
         let mut file = File::create(&path).unwrap();
         let block = noise(MIB);
         for i in 0..size / MIB {
@@ -290,7 +294,7 @@ fn rmdir(run: &Run) -> Measured {
 
 fn seq_write(run: &Run, block: usize, total: usize) -> Measured {
     let path = run.dir.join("large");
-    let blocks = run.count(total) * MIB / block;
+    let blocks = run.mebibytes(total) * MIB / block;
     let mut bytes = noise(block);
     timed(blocks, blocks * block, || {
         let mut file = File::create(&path).unwrap();
