@@ -68,8 +68,7 @@ impl Engine {
             dropped: None,
             uid: caller.uid,
         };
-        core.branches.insert(id, row.clone());
-        core.push(Mutation::Branch(Box::new(row.clone())));
+        core.keep_branch(row.clone());
         if let Some(name) = name {
             let draft = EventDraft { op: Op::Branch, txn: None, old: None, new: Some(name.to_vec()) };
             core.drafted(id, moment, draft, caller);
@@ -98,8 +97,7 @@ impl Engine {
         let new = if row.dropped.is_some() { None } else { row.name.clone() };
         let draft = EventDraft { op: Op::Branch, txn: None, old: old.name, new };
         core.drafted(row.id, moment, draft, caller);
-        core.branches.insert(row.id, row.clone());
-        core.push(Mutation::Branch(Box::new(row)));
+        core.keep_branch(row);
         self.queued(&mut core);
         Ok(())
     }
@@ -268,7 +266,21 @@ fn stamped(mut row: TxnRow, seq: Seq, time: Timestamp) -> TxnRow {
 
 impl Core {
     fn named(&self, name: &[u8]) -> Option<&BranchRow> {
-        self.branches.values().find(|b| b.dropped.is_none() && b.name.as_deref() == Some(name))
+        self.branches.get(self.names.get(name)?)
+    }
+
+    /// Keeps a branch's row, and its name while it has one.
+    fn keep_branch(&mut self, row: BranchRow) {
+        if let Some(old) = self.branches.get(&row.id).and_then(|old| old.name.clone())
+            && self.names.get(&old) == Some(&row.id)
+        {
+            self.names.remove(&old);
+        }
+        if let (Some(name), None) = (&row.name, row.dropped) {
+            self.names.insert(name.clone(), row.id);
+        }
+        self.branches.insert(row.id, row.clone());
+        self.push(Mutation::Branch(Box::new(row)));
     }
 
     fn check_free(&self, name: &[u8]) -> Result<()> {
@@ -361,10 +373,7 @@ impl Core {
                 row.seq = seq;
                 self.push(Mutation::Merge(row));
             }
-            Mutation::Branch(row) => {
-                self.branches.insert(row.id, (*row).clone());
-                self.push(Mutation::Branch(row));
-            }
+            Mutation::Branch(row) => self.keep_branch(*row),
             Mutation::Tag(_)
             | Mutation::TagRemoved(_)
             | Mutation::Orphan { .. }

@@ -25,6 +25,8 @@ pub(super) struct Core {
     pub options: Options,
     pub counters: Counters,
     pub branches: BTreeMap<BranchId, BranchRow>,
+    /// The branches that have a name now.
+    pub names: FxHashMap<Vec<u8>, BranchId>,
     pub tags: BTreeMap<Vec<u8>, TagRow>,
     pub txns: BTreeMap<TxnId, TxnRow>,
     /// The transaction of each hidden branch that can still change.
@@ -95,7 +97,9 @@ impl Core {
             let txn = store.read()?;
             (txn.counters()?, txn.branches()?, txn.tags()?, txn.transactions()?)
         };
+        let named = branches.iter().filter(|row| row.dropped.is_none());
         Ok(Core {
+            names: named.filter_map(|row| Some((row.name.clone()?, row.id))).collect(),
             store,
             clock,
             options,
