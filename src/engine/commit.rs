@@ -11,7 +11,8 @@ use parking_lot::MutexGuard;
 
 use super::core::Core;
 use super::{Engine, FsError, Result, Shared};
-use crate::store::{ChunkData, Group, Mutation, StoreError};
+use crate::audit::Chain;
+use crate::store::{ChunkData, DigestRow, Group, Mutation, StoreError};
 use crate::types::{At, Seq, View};
 
 /// Bytes of changes at which a group is committed without waiting for its time.
@@ -26,6 +27,7 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(500);
 /// What one commit carries.
 struct Batch {
     group: Group,
+    link: Option<DigestRow>,
     generation: u64,
     upto: Seq,
     durable: bool,
@@ -205,6 +207,7 @@ impl Core {
         self.generation += 1;
         Ok(Batch {
             group: Group { mutations: std::mem::take(&mut self.queue), counters: self.counters },
+            link: None,
             generation,
             upto: self.counters.seq,
             durable: self.want_durable > self.durable,
@@ -214,7 +217,7 @@ impl Core {
 }
 
 /// The writer thread: commits groups until it is told to stop and nothing is left.
-pub(super) fn write_groups(shared: &Arc<Shared>) {
+pub(super) fn write_groups(shared: &Arc<Shared>, mut chain: Chain) {
     loop {
         let mut core = shared.core.lock();
         loop {
@@ -252,8 +255,23 @@ pub(super) fn write_groups(shared: &Arc<Shared>) {
         };
         drop(core);
         hash_chunks(&mut batch.group);
+        match extend(shared, &chain, &batch.group) {
+            Ok(link) => batch.group.mutations.extend(link.map(|link| {
+                batch.link = Some(link.clone());
+                Mutation::Digest(link)
+            })),
+            Err(error) => {
+                log::error!("the store failed, no more changes are taken: {error}");
+                shared.core.lock().fail(error.into());
+                shared.progress.notify_all();
+                return;
+            }
+        }
         if !commit(shared, &mut batch) {
             return;
+        }
+        if let Some(link) = &batch.link {
+            chain.advance(link);
         }
     }
 }
@@ -305,6 +323,11 @@ impl Core {
             other => StoreError::Backend(other.to_string()),
         });
     }
+}
+
+/// Computes the link of the chain of digests that covers a group.
+fn extend(shared: &Shared, chain: &Chain, group: &Group) -> std::result::Result<Option<DigestRow>, StoreError> {
+    chain.link(group, &|chunk| shared.store.read()?.chunk_hash(chunk))
 }
 
 fn write(shared: &Shared, batch: &Batch) -> std::result::Result<(), StoreError> {

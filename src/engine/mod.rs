@@ -24,6 +24,7 @@ pub use error::FsError;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use self::core::Core;
+use crate::audit::Chain;
 use crate::store::{ProcessRow, Store, StoreError};
 use crate::types::{BranchId, Clock, Ino, Kind, Name, Op, ProcId, TxnId};
 
@@ -215,14 +216,11 @@ impl Engine {
             observers: RwLock::new(Vec::new()),
         });
         let mut threads = Vec::new();
-        for (name, run) in [
-            ("stone-writer", commit::write_groups as fn(&Arc<Shared>)),
-            ("stone-checkpoint", commit::checkpoint_often as fn(&Arc<Shared>)),
-        ] {
-            let shared = shared.clone();
-            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&shared));
-            threads.push(thread.map_err(|error| StoreError::Backend(format!("cannot start a thread: {error}")))?);
-        }
+        let chain = Chain::load(shared.store.read()?.as_ref())?;
+        let writer = shared.clone();
+        threads.push(spawn("stone-writer", move || commit::write_groups(&writer, chain))?);
+        let checkpointer = shared.clone();
+        threads.push(spawn("stone-checkpoint", move || commit::checkpoint_often(&checkpointer))?);
         Ok(Arc::new(Engine { shared, threads: Mutex::new(threads) }))
     }
 
@@ -257,6 +255,11 @@ impl Engine {
             _ => None,
         }
     }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+    Ok(thread.map_err(|error| StoreError::Backend(format!("cannot start a thread: {error}")))?)
 }
 
 impl Drop for Engine {
