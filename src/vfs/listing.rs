@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::node::{NodeId, Slot};
-use super::session::{Entry, LONG, Place, Tree};
+use super::session::{Entry, LONG, Place, Session, Tree};
 use super::special::Special;
 use crate::engine::{DirEntry, FsError, Result};
 use crate::types::{Attr, Caller, Kind, View};
@@ -57,9 +57,9 @@ impl Tree<'_> {
         Ok(id)
     }
 
-    /// Closes it.
-    pub fn close_dir(&self, stream: u64) {
-        self.session.streams.lock().remove(&stream);
+    /// Whether the kernel may keep a directory's listing: whatever changes it is told.
+    pub fn caches_listing(&self, node: NodeId) -> bool {
+        matches!(self.place(node), Ok(Place::Inode { .. }))
     }
 
     /// The listing of an open directory; from the start, a new one.
@@ -130,6 +130,13 @@ impl Tree<'_> {
                 Some(Child { name: names.get(index)?, node, kind: Kind::Dir })
             }
         }
+    }
+}
+
+impl Session {
+    /// Closes a directory.
+    pub fn close_dir(&self, stream: u64) {
+        self.streams.lock().remove(&stream);
     }
 }
 

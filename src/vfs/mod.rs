@@ -25,30 +25,34 @@ use parking_lot::RwLock;
 
 pub use listing::{Child, Listing};
 pub use node::{NodeId, Slot, Usage};
-pub use notice::Notice;
+pub use notice::{Notice, Sink};
 pub use session::{Entry, History, LONG, Session, SessionOptions, Tree};
 pub use special::SpecialNames;
 pub use switch::Difference;
 
+use crate::audit::ProcessTable;
 use crate::engine::{Changed, Engine, Observer, Result};
-use crate::types::BranchId;
+use crate::types::{BranchId, Clock};
 
 /// Everything that the mounts of one database share.
 pub struct Vfs {
     engine: Arc<Engine>,
+    clock: Arc<dyn Clock>,
+    processes: Option<Arc<ProcessTable>>,
     names: SpecialNames,
     sessions: RwLock<Vec<Weak<Session>>>,
     next_id: AtomicU64,
 }
 
 impl Vfs {
-    /// Prepares an opened database for mounting.
+    /// Prepares an opened database for mounting. `processes` tells the process entities behind requests.
     ///
     /// # Errors
     /// What reading the database's settings gives.
-    pub fn new(engine: Arc<Engine>) -> Result<Arc<Vfs>> {
+    pub fn new(engine: Arc<Engine>, clock: Arc<dyn Clock>, processes: Option<Arc<ProcessTable>>) -> Result<Arc<Vfs>> {
         let names = SpecialNames::read(&engine)?;
-        let vfs = Arc::new(Vfs { engine, names, sessions: RwLock::default(), next_id: AtomicU64::new(1) });
+        let (sessions, next_id) = (RwLock::default(), AtomicU64::new(1));
+        let vfs = Arc::new(Vfs { engine, clock, processes, names, sessions, next_id });
         vfs.engine.observe(Arc::new(Applied(Arc::downgrade(&vfs))));
         Ok(vfs)
     }
@@ -56,6 +60,16 @@ impl Vfs {
     /// The file system below.
     pub fn engine(&self) -> &Arc<Engine> {
         &self.engine
+    }
+
+    /// The clock that relative points count from.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// The process entities behind requests, where they are recorded.
+    pub fn processes(&self) -> Option<&Arc<ProcessTable>> {
+        self.processes.as_ref()
     }
 
     /// The names of the virtual directories.

@@ -1,8 +1,13 @@
 //! Names of states in paths, and what mkdir and rmdir of a branch mean.
 
+use jiff::tz::TimeZone;
+
+use super::Vfs;
 use crate::engine::{Engine, FsError, Result};
 use crate::store::BranchRow;
-use crate::types::{At, BranchId, Caller, Seq, View};
+use crate::types::{At, BranchId, Caller, View};
+use crate::version::refs::{self, RefContext};
+use crate::version::{ErrorKind, VersionError};
 
 /// Whether a name always means the same state; `5m` and the like do not.
 pub(super) fn is_fixed(name: &[u8]) -> bool {
@@ -13,53 +18,38 @@ pub(super) fn is_fixed(name: &[u8]) -> bool {
 }
 
 /// The past state that a name in `/.history` stands for, complete and readable.
-pub(super) fn resolve_past(engine: &Engine, name: &[u8], branch: BranchId) -> Result<View> {
-    let now = engine.point().0;
-    let view = match resolve(engine, name, branch)? {
-        View { branch, at: At::Live } => View::as_of(branch, now),
-        past => past,
-    };
-    if let At::AsOf(seq) = view.at {
-        if seq > now {
-            return Err(FsError::NotFound);
+pub(super) fn resolve_past(vfs: &Vfs, name: &[u8], branch: BranchId) -> Result<View> {
+    let context = RefContext { branch, zone: TimeZone::system(), now: vfs.clock.now() };
+    match refs::resolve(&vfs.engine, name, &context).map_err(meaning)? {
+        View { branch, at: At::Live } => {
+            let now = vfs.engine.seal(None)?;
+            vfs.engine.flush(now)?;
+            Ok(View::as_of(branch, now))
         }
-        if seq == now {
-            engine.seal(None)?;
-        }
-        engine.flush(seq)?;
+        past => Ok(past),
     }
-    Ok(view)
-}
-
-fn resolve(engine: &Engine, name: &[u8], branch: BranchId) -> Result<View> {
-    let text = std::str::from_utf8(name).map_err(|_| FsError::NotFound)?;
-    if let Some((of, point)) = text.split_once('@') {
-        let row = engine.branch_named(of.as_bytes()).ok_or(FsError::NotFound)?;
-        return resolve(engine, point.as_bytes(), row.id);
-    }
-    if let Some(seq) = text.strip_prefix('e').and_then(|digits| digits.parse().ok()) {
-        return Ok(View::as_of(branch, Seq(seq)));
-    }
-    if let Some(tag) = engine.tags().into_iter().find(|tag| tag.name == name) {
-        return Ok(View::as_of(tag.branch, tag.seq));
-    }
-    if text == "now" {
-        return Ok(View::live(branch));
-    }
-    let row = engine.branch_named(name).filter(|row| row.dropped.is_none()).ok_or(FsError::NotFound)?;
-    Ok(View::live(row.id))
 }
 
 /// Checks that bytes can name a branch.
 pub(super) fn check_name(name: &[u8]) -> Result<()> {
-    let bad = |byte: &u8| matches!(byte, b'/' | b'@') || byte.is_ascii_control();
-    if name.len() > 255 {
-        return Err(FsError::NameTooLong);
+    refs::check_name(name).map_err(meaning)
+}
+
+/// What a failure of the version layer is to a program that asked by a path.
+fn meaning(error: VersionError) -> FsError {
+    match error.kind {
+        ErrorKind::Unparsable
+        | ErrorKind::Future
+        | ErrorKind::BeforeFirst
+        | ErrorKind::Pruned
+        | ErrorKind::NotFound
+        | ErrorKind::NotCommitted => FsError::NotFound,
+        ErrorKind::BadName | ErrorKind::State | ErrorKind::Usage => FsError::Invalid,
+        ErrorKind::Exists => FsError::Exists,
+        ErrorKind::InUse | ErrorKind::Unmerged | ErrorKind::Conflict => FsError::Busy,
+        ErrorKind::Permission => FsError::NotPermitted,
+        ErrorKind::Io(_) => FsError::Store(crate::store::StoreError::Backend(error.message)),
     }
-    if name.is_empty() || name.starts_with(b".") || name.starts_with(b"-") || name.iter().any(bad) || is_fixed(name) {
-        return Err(FsError::Invalid);
-    }
-    Ok(())
 }
 
 /// Drops a branch that holds nothing of its own and that no other was forked from.
@@ -67,7 +57,7 @@ pub(super) fn drop_branch(engine: &Engine, row: BranchRow, caller: &Caller) -> R
     if engine.branches().iter().any(|other| other.parent == Some(row.id) && other.dropped.is_none()) {
         return Err(FsError::Busy);
     }
-    let now = engine.point().0;
+    let now = engine.seal(Some(row.id))?;
     engine.flush(now)?;
     let touched = engine.store().read()?.touched(row.id, row.base, now)?;
     if !touched.inodes.is_empty() || !touched.entries.is_empty() {

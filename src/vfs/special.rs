@@ -172,7 +172,7 @@ impl Tree<'_> {
     }
 
     fn past(&self, branch: BranchId, name: &[u8], dir: Ino) -> Result<Entry> {
-        let view = refs::resolve_past(self.engine(), name, branch)?;
+        let view = refs::resolve_past(&self.session.vfs, name, branch)?;
         let name_for = if refs::is_fixed(name) { SHORT } else { Duration::ZERO };
         self.view_root(view, None, dir, name_for)
     }
