@@ -8,6 +8,7 @@
 mod error;
 pub mod failing;
 mod group;
+pub mod query;
 mod rows;
 pub mod sqlite;
 

@@ -1,1 +1,3 @@
 //! The SQLite store.
+
+pub mod query;
