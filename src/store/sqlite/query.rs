@@ -105,7 +105,7 @@ impl Session {
     fn statements(&self, sql: &str, out: &mut dyn Output) -> Result<(), Failure> {
         let mut batch = rusqlite::Batch::new(&self.conn, sql);
         while let Some(mut statement) = batch.next().map_err(Failure::Sql)? {
-            let names: Vec<String> = statement.column_names().iter().map(|name| (*name).to_owned()).collect();
+            let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             if statement.parameter_count() > 0 {
                 return Err(Failure::Output("parameters (?) have no values here; write the value".to_owned()));
