@@ -212,7 +212,7 @@ impl Engine {
         let mut core = self.enter(view)?;
         core.writable()?;
         core.seal_all(Some(branch))?;
-        validate(core.counters.seq)?;
+        validate(core.last_of.get(&branch).copied().unwrap_or_default())?;
         let moment = core.moment();
         let mut touched: FxHashMap<Ino, bool> = FxHashMap::default();
         for mutation in &changes {
@@ -232,6 +232,14 @@ impl Engine {
             observer.changed(branch, &changed);
         }
         Ok(moment.seq)
+    }
+
+    /// Takes the next inode number, for a change set that makes an inode.
+    pub fn next_ino(&self) -> Ino {
+        let mut core = self.core();
+        let ino = core.counters.next_ino;
+        core.counters.next_ino = Ino(ino.0 + 1);
+        ino
     }
 
     /// Takes the next number of a process entity.

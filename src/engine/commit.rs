@@ -13,7 +13,7 @@ use super::core::Core;
 use super::{Engine, FsError, Result, Shared};
 use crate::audit::Chain;
 use crate::store::{ChunkData, DigestRow, Group, Mutation, StoreError};
-use crate::types::{At, Seq, View};
+use crate::types::{At, BranchId, Seq, View};
 
 /// Bytes of changes at which a group is committed without waiting for its time.
 const GROUP_BYTES: usize = 8 << 20;
@@ -23,6 +23,26 @@ const UNSEALED_FACTOR: u64 = 8;
 const FULL_RETRY: Duration = Duration::from_millis(300);
 /// How often the log is looked at.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Keeps a branch's writers waiting; see [`Engine::hold`].
+pub struct Hold<'e> {
+    engine: &'e Engine,
+    branch: BranchId,
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        let mut core = self.engine.core();
+        if let Some(count) = core.held.get_mut(&self.branch) {
+            *count -= 1;
+            if *count == 0 {
+                core.held.remove(&self.branch);
+            }
+        }
+        drop(core);
+        self.engine.shared.progress.notify_all();
+    }
+}
 
 /// What one commit carries.
 struct Batch {
@@ -54,13 +74,28 @@ impl Engine {
         if view.at != At::Live {
             return Err(FsError::ReadOnly);
         }
-        let core = self.enter(view)?;
+        let mut core = self.enter(view)?;
+        self.wait_held(&mut core, view.branch);
         core.writable()?;
         let branch = core.branches.get(&view.branch).ok_or(FsError::NotFound)?;
         if branch.dropped.is_some() || (branch.name.is_none() && !core.txn_of.contains_key(&view.branch)) {
             return Err(FsError::ReadOnly);
         }
         Ok(core)
+    }
+
+    /// Waits while a commit holds a branch's writers.
+    pub(super) fn wait_held(&self, core: &mut MutexGuard<'_, Core>, branch: BranchId) {
+        while core.held.contains_key(&branch) && !core.stop {
+            self.shared.progress.wait(core);
+        }
+    }
+
+    /// Lets a branch's writers wait until the guard is dropped, for a commit that kept losing the
+    /// race against them. Change sets are not held.
+    pub fn hold(&self, branch: BranchId) -> Hold<'_> {
+        *self.core().held.entry(branch).or_default() += 1;
+        Hold { engine: self, branch }
     }
 
     /// Waits until the store has everything that a view inherits from the past.
@@ -121,7 +156,7 @@ impl Engine {
     }
 
     /// Seals every file with unsealed writes on a branch (on all for `None`): a cut point. Returns the point.
-    pub fn seal(&self, branch: Option<crate::types::BranchId>) -> Result<Seq> {
+    pub fn seal(&self, branch: Option<BranchId>) -> Result<Seq> {
         let mut core = self.core();
         core.seal_all(branch)?;
         let point = core.counters.seq;

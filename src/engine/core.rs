@@ -46,6 +46,10 @@ pub(super) struct Core {
     pub generation: u64,
     pub unsealed: FxHashSet<(BranchId, Ino)>,
     pub due: FxHashSet<(BranchId, Ino)>,
+    /// The last event of each branch that changed since the start.
+    pub last_of: FxHashMap<BranchId, Seq>,
+    /// Branches whose writers wait for a commit, with the number of commits.
+    pub held: FxHashMap<BranchId, u32>,
     pub first_change: Option<Instant>,
 
     /// The last event and generation that readers of the store see.
@@ -119,6 +123,8 @@ impl Core {
             inflight_bytes: 0,
             generation: 1,
             unsealed: FxHashSet::default(),
+            last_of: FxHashMap::default(),
+            held: FxHashMap::default(),
             due: FxHashSet::default(),
             first_change: None,
             flushed: counters.seq,
@@ -190,6 +196,8 @@ impl Core {
     }
 
     pub fn event(&mut self, branch: BranchId, moment: Moment, op: Op, caller: &Caller) -> Box<EventRow> {
+        let last = self.last_of.entry(branch).or_default();
+        *last = moment.seq.max(*last);
         Box::new(EventRow {
             seq: moment.seq,
             time: moment.time,

@@ -141,6 +141,7 @@ impl Engine {
         if !open.writable {
             return Err(FsError::BadHandle);
         }
+        self.wait_held(&mut core, open.view.branch);
         core.writable()?;
         self.throttle(&mut core)?;
         core.node(open.view, open.ino)?;
