@@ -1,3 +1,257 @@
-//! The SQLite store.
+//! The SQLite store: one file in WAL mode, one writer, a pool of readers.
 
+mod chunk;
+mod codec;
+mod connection;
+mod entry;
+mod error;
+mod event;
+mod extent;
+mod inode;
+mod ledger;
+mod lines;
+mod process;
 pub mod query;
+mod read;
+mod schema;
+mod temporal;
+mod touched;
+mod upkeep;
+mod write;
+mod xattr;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use rusqlite::Connection;
+
+use self::connection::Log;
+use self::read::SqliteRead;
+use self::write::{SqliteWrite, Writer};
+use super::{InitOptions, ReadTxn, Result, Space, Store, StoreError, WriteTxn};
+
+/// Read connections that wait for the next reader.
+const IDLE_READERS: usize = 8;
+
+/// A database in one SQLite file.
+pub struct SqliteStore {
+    path: PathBuf,
+    /// `None` where the store is read-only, or closed.
+    writer: Mutex<Option<Writer>>,
+    readers: Mutex<Vec<Connection>>,
+    /// `None` where the store is read-only.
+    log: Option<Log>,
+    checkpointer: Mutex<Option<Connection>>,
+    mode: Mode,
+    closed: AtomicBool,
+    failed: AtomicBool,
+}
+
+/// How the file was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    ReadWrite,
+    ReadOnly,
+    /// Read-only, on a medium where not even the shared index can be made.
+    Immutable,
+}
+
+impl SqliteStore {
+    /// Makes a new database with an empty root directory on branch `main`, and opens it.
+    ///
+    /// Event 1 is the creation of `main`; the root directory is valid from it.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] where the file exists.
+    pub fn create(path: &Path, options: &InitOptions) -> Result<SqliteStore> {
+        connection::create_file(path)?;
+        let made = (|| {
+            let conn = connection::writer(path)?;
+            schema::create(&conn)?;
+            connection::use_log(&conn)?;
+            upkeep::populate(&conn, options)?;
+            conn.close().map_err(|(_, error)| StoreError::from(error))
+        })();
+        if let Err(error) = made {
+            // Only what this call made goes.
+            for suffix in ["", "-wal", "-shm", "-journal"] {
+                let _ = std::fs::remove_file(connection::with_suffix(path, suffix));
+            }
+            return Err(error);
+        }
+        SqliteStore::open(path)
+    }
+
+    /// Opens a database for reading and writing.
+    ///
+    /// # Errors
+    /// [`StoreError::Schema`] where it is not ours or too new, [`StoreError::Corrupt`] where it is
+    /// damaged or truncated, [`StoreError::Busy`] where another program has it open for writing.
+    pub fn open(path: &Path) -> Result<SqliteStore> {
+        require_file(path)?;
+        let conn = connection::writer(path)?;
+        let version = schema::inspect(&conn, path)?;
+        let busy = |error| match error {
+            StoreError::Busy(_) => connection::in_use(path),
+            other => other,
+        };
+        schema::migrate(&conn, version).map_err(busy)?;
+        let writer = Writer::new(conn, path).map_err(|error| match error {
+            StoreError::Backend(why) => StoreError::Backend(format!("{}: {why}", path.display())),
+            other => other,
+        })?;
+        let log = Log::open(path)?;
+        let checkpointer = connection::checkpointer(path)?;
+        Ok(SqliteStore {
+            path: absolute(path)?,
+            writer: Mutex::new(Some(writer)),
+            readers: Mutex::new(Vec::new()),
+            log: Some(log),
+            checkpointer: Mutex::new(Some(checkpointer)),
+            mode: Mode::ReadWrite,
+            closed: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+        })
+    }
+
+    /// Opens a database for reading only, beside whoever writes it.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`], but never because it is in use.
+    pub fn open_read_only(path: &Path) -> Result<SqliteStore> {
+        require_file(path)?;
+        let mut mode = Mode::ReadOnly;
+        let conn = match connection::read_only(path, false).and_then(|conn| {
+            schema::inspect(&conn, path)?;
+            Ok(conn)
+        }) {
+            Ok(conn) => conn,
+            Err(StoreError::Backend(_)) if !connection::with_suffix(path, "-wal").exists() => {
+                mode = Mode::Immutable;
+                let conn = connection::read_only(path, true)?;
+                schema::inspect(&conn, path)?;
+                conn
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(SqliteStore {
+            path: absolute(path)?,
+            writer: Mutex::new(None),
+            readers: Mutex::new(vec![conn]),
+            log: None,
+            checkpointer: Mutex::new(None),
+            mode,
+            closed: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+        })
+    }
+
+    /// The database's file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn reader(&self) -> Result<Connection> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(StoreError::Closed);
+        }
+        if let Some(conn) = self.readers.lock().pop() {
+            return Ok(conn);
+        }
+        match self.mode {
+            Mode::ReadWrite => connection::reader(&self.path),
+            Mode::ReadOnly => connection::read_only(&self.path, false),
+            Mode::Immutable => connection::read_only(&self.path, true),
+        }
+    }
+
+    /// Takes a reader's connection back into the pool.
+    fn give_back(&self, conn: Connection) {
+        let mut readers = self.readers.lock();
+        if readers.len() < IDLE_READERS && !self.closed.load(Ordering::Acquire) {
+            readers.push(conn);
+        }
+    }
+
+    /// Takes no more writes: what is on disk is not known any more.
+    fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
+    fn sync_log(&self) -> Result<()> {
+        let Some(log) = &self.log else { return Ok(()) };
+        if self.failed.load(Ordering::Acquire) {
+            return Err(StoreError::Closed);
+        }
+        log.sync().map_err(|error| {
+            // The kernel may have dropped the pages that it could not write: a second try would lie.
+            self.fail();
+            match error.raw_os_error() {
+                Some(libc::ENOSPC | libc::EDQUOT) => StoreError::Full,
+                _ => StoreError::Backend(format!("syncing the log: {error}")),
+            }
+        })
+    }
+}
+
+/// The same file whatever the working directory becomes.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::fs::canonicalize(path).map_err(|error| StoreError::Backend(format!("{}: {error}", path.display())))
+}
+
+fn require_file(path: &Path) -> Result<()> {
+    let shown = path.display();
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => Ok(()),
+        Ok(_) => Err(StoreError::Schema(format!("{shown} is not a file"))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(StoreError::Backend(format!("{shown} does not exist; `stone init {shown}` makes it")))
+        }
+        Err(error) => Err(StoreError::Backend(format!("{shown}: {error}"))),
+    }
+}
+
+impl Store for SqliteStore {
+    fn read(&self) -> Result<Box<dyn ReadTxn + '_>> {
+        Ok(Box::new(SqliteRead::begin(self, self.reader()?)?))
+    }
+
+    fn write(&self) -> Result<Box<dyn WriteTxn + '_>> {
+        let writer = self.writer.lock();
+        if self.closed.load(Ordering::Acquire) || self.failed.load(Ordering::Acquire) {
+            return Err(StoreError::Closed);
+        }
+        if self.mode != Mode::ReadWrite {
+            return Err(StoreError::Backend(format!("{} was opened for reading only", self.path.display())));
+        }
+        Ok(Box::new(SqliteWrite::begin(self, writer)?))
+    }
+
+    fn sync(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(StoreError::Closed);
+        }
+        self.sync_log()
+    }
+
+    fn checkpoint(&self) -> Result<u64> {
+        upkeep::checkpoint(self)
+    }
+
+    fn space(&self) -> Result<Space> {
+        upkeep::space(self)
+    }
+
+    fn check(&self) -> Result<Vec<String>> {
+        upkeep::check(self)
+    }
+
+    fn backup(&self, to: &Path) -> Result<()> {
+        upkeep::backup(self, to)
+    }
+
+    fn close(&self) -> Result<()> {
+        upkeep::close(self)
+    }
+}

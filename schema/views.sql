@@ -1,0 +1,1 @@
+-- Public views: what any SQLite program may read. Made anew whenever the schema's version changes.

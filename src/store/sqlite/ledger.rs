@@ -1,0 +1,68 @@
+//! Counters, settings and the chain of digests.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::codec;
+use crate::store::{Counters, DigestRow, Result, StoreError};
+use crate::types::Seq;
+
+pub(super) fn counters(conn: &Connection) -> Result<Counters> {
+    let mut statement = conn
+        .prepare_cached("SELECT seq, time, next_ino, next_branch, next_txn, next_process FROM counters WHERE id=1")?;
+    let mut rows = statement.query([])?;
+    let Some(row) = rows.next()? else { return Err(StoreError::Corrupt("the counters are missing".to_string())) };
+    Ok(Counters {
+        seq: codec::seq(row, 0)?,
+        time: codec::time(row, 1)?,
+        next_ino: codec::ino(row, 2)?,
+        next_branch: codec::branch(row, 3)?,
+        next_txn: codec::txn(row, 4)?,
+        next_process: codec::process(row, 5)?,
+    })
+}
+
+pub(super) fn put_counters(conn: &Connection, counters: &Counters) -> Result<()> {
+    conn.prepare_cached(
+        "REPLACE INTO counters (id, seq, time, next_ino, next_branch, next_txn, next_process) \
+         VALUES (1,?1,?2,?3,?4,?5,?6)",
+    )?
+    .execute(params![
+        codec::int(counters.seq.0),
+        counters.time.0,
+        codec::int(counters.next_ino.0),
+        codec::int(counters.next_branch.0),
+        codec::int(counters.next_txn.0),
+        codec::int(counters.next_process.0),
+    ])?;
+    Ok(())
+}
+
+pub(super) fn setting(conn: &Connection, key: &str) -> Result<Option<Vec<u8>>> {
+    Ok(conn.prepare_cached("SELECT value FROM setting WHERE key=?1")?.query_row([key], |row| row.get(0)).optional()?)
+}
+
+pub(super) fn put_setting(conn: &Connection, key: &str, value: Option<&[u8]>) -> Result<()> {
+    match value {
+        Some(value) => {
+            conn.prepare_cached("REPLACE INTO setting (key, value) VALUES (?1, ?2)")?.execute((key, value))?
+        }
+        None => conn.prepare_cached("DELETE FROM setting WHERE key=?1")?.execute([key])?,
+    };
+    Ok(())
+}
+
+pub(super) fn digests(conn: &Connection, from: Seq) -> Result<Vec<DigestRow>> {
+    let mut statement = conn.prepare_cached("SELECT seq, digest FROM digest WHERE seq>=?1 ORDER BY seq")?;
+    let mut rows = statement.query([codec::int(from.0)])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(DigestRow { seq: codec::seq(row, 0)?, digest: codec::hash(row, 1)? });
+    }
+    Ok(found)
+}
+
+pub(super) fn put_digest(conn: &Connection, row: &DigestRow) -> Result<()> {
+    conn.prepare_cached("REPLACE INTO digest (seq, digest) VALUES (?1, ?2)")?
+        .execute((codec::int(row.seq.0), row.digest))?;
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! Reads: one implementation for snapshots and for the writer's own view.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use rusqlite::Connection;
+
+use super::{SqliteStore, chunk, entry, event, extent, inode, ledger, lines, process, touched, xattr};
+use crate::store::{
+    BranchRow, ChunkHash, Counters, DigestRow, EntryRow, EntryVersionRow, EventFilter, EventRow, ExtentRow, InodeRow,
+    MergeRow, ProcessRow, ReadTxn, Result, StoreError, TagRow, Touched, TxnRow, VersionRow,
+};
+use crate::types::{BranchId, ChunkId, Ino, Lineage, ProcId, Seq, Timestamp};
+
+/// What reads from a connection inside a transaction.
+pub(super) trait Connected {
+    /// The connection.
+    fn conn(&self) -> Result<&Connection>;
+}
+
+/// A snapshot, on a connection of the store's pool.
+pub(super) struct SqliteRead<'s> {
+    store: &'s SqliteStore,
+    conn: Option<Connection>,
+}
+
+impl<'s> SqliteRead<'s> {
+    /// Begins a snapshot of what is committed now.
+    pub(super) fn begin(store: &'s SqliteStore, conn: Connection) -> Result<SqliteRead<'s>> {
+        conn.prepare_cached("BEGIN")?.execute([])?;
+        let this = SqliteRead { store, conn: Some(conn) };
+        // SQLite takes the snapshot at the first read.
+        ledger::counters(this.conn()?)?;
+        Ok(this)
+    }
+}
+
+impl Drop for SqliteRead<'_> {
+    fn drop(&mut self) {
+        if let Some(conn) = self.conn.take() {
+            let ended = conn.prepare_cached("COMMIT").and_then(|mut statement| statement.execute([]));
+            if ended.is_ok() {
+                self.store.give_back(conn);
+            }
+        }
+    }
+}
+
+impl Connected for SqliteRead<'_> {
+    fn conn(&self) -> Result<&Connection> {
+        self.conn.as_ref().ok_or(StoreError::Closed)
+    }
+}
+
+impl<T: Connected> ReadTxn for T {
+    fn counters(&self) -> Result<Counters> {
+        ledger::counters(self.conn()?)
+    }
+
+    fn inode(&self, lineage: &Lineage, ino: Ino) -> Result<Option<InodeRow>> {
+        inode::find(self.conn()?, lineage, ino)
+    }
+
+    fn entry(&self, lineage: &Lineage, parent: Ino, name: &[u8]) -> Result<Option<EntryRow>> {
+        entry::find(self.conn()?, lineage, parent, name)
+    }
+
+    fn entries(&self, lineage: &Lineage, parent: Ino) -> Result<Vec<EntryRow>> {
+        entry::list(self.conn()?, lineage, parent)
+    }
+
+    fn names_of(&self, lineage: &Lineage, ino: Ino) -> Result<Vec<EntryRow>> {
+        entry::names_of(self.conn()?, lineage, ino)
+    }
+
+    fn xattrs(&self, lineage: &Lineage, ino: Ino) -> Result<Vec<(Vec<u8>, Arc<[u8]>)>> {
+        xattr::list(self.conn()?, lineage, ino)
+    }
+
+    fn extents(&self, lineage: &Lineage, ino: Ino, data_from: Seq, range: Range<u64>) -> Result<Vec<ExtentRow>> {
+        extent::list(self.conn()?, lineage, ino, data_from, range)
+    }
+
+    fn chunk(&self, id: ChunkId) -> Result<Arc<[u8]>> {
+        chunk::read(self.conn()?, id)
+    }
+
+    fn chunk_hash(&self, id: ChunkId) -> Result<ChunkHash> {
+        chunk::hash(self.conn()?, id)
+    }
+
+    fn orphans(&self) -> Result<Vec<(BranchId, Ino)>> {
+        inode::orphans(self.conn()?)
+    }
+
+    fn branches(&self) -> Result<Vec<BranchRow>> {
+        lines::branches(self.conn()?)
+    }
+
+    fn tags(&self) -> Result<Vec<TagRow>> {
+        lines::tags(self.conn()?)
+    }
+
+    fn transactions(&self) -> Result<Vec<TxnRow>> {
+        lines::transactions(self.conn()?)
+    }
+
+    fn merges(&self, target: BranchId) -> Result<Vec<MergeRow>> {
+        lines::merges(self.conn()?, target)
+    }
+
+    fn event(&self, seq: Seq) -> Result<Option<EventRow>> {
+        event::find(self.conn()?, seq)
+    }
+
+    fn events(&self, filter: &EventFilter) -> Result<Vec<EventRow>> {
+        event::list(self.conn()?, filter)
+    }
+
+    fn seq_at(&self, at: Timestamp) -> Result<Option<(Seq, Timestamp)>> {
+        event::seq_at(self.conn()?, at)
+    }
+
+    fn versions(&self, lineage: &Lineage, ino: Ino) -> Result<Vec<VersionRow>> {
+        inode::versions(self.conn()?, lineage, ino)
+    }
+
+    fn entry_versions(&self, lineage: &Lineage, parent: Ino, name: &[u8]) -> Result<Vec<EntryVersionRow>> {
+        entry::versions(self.conn()?, lineage, parent, name)
+    }
+
+    fn past_names_of(&self, lineage: &Lineage, ino: Ino) -> Result<Vec<EntryVersionRow>> {
+        entry::past_names_of(self.conn()?, lineage, ino)
+    }
+
+    fn process(&self, id: ProcId) -> Result<Option<ProcessRow>> {
+        process::find(self.conn()?, id)
+    }
+
+    fn processes(&self, range: Range<ProcId>) -> Result<Vec<ProcessRow>> {
+        process::list(self.conn()?, range)
+    }
+
+    fn digests(&self, from: Seq) -> Result<Vec<DigestRow>> {
+        ledger::digests(self.conn()?, from)
+    }
+
+    fn setting(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        ledger::setting(self.conn()?, key)
+    }
+
+    fn touched(&self, branch: BranchId, from: Seq, to: Seq) -> Result<Touched> {
+        touched::touched(self.conn()?, branch, from, to)
+    }
+}
