@@ -219,6 +219,8 @@ CREATE TABLE process (
 );
 
 CREATE TABLE digest (
-    seq    INTEGER PRIMARY KEY,
-    digest BLOB NOT NULL
+    number  INTEGER PRIMARY KEY,
+    seq     INTEGER NOT NULL,
+    digest  BLOB    NOT NULL,
+    records BLOB    NOT NULL
 );

@@ -56,3 +56,14 @@ pub(super) fn put(conn: &Connection, hash: &ChunkHash, data: &[u8]) -> Result<Ch
         .execute(params![prefix(hash), codec::int(data.len() as u64), RAW, hash, data])?;
     Ok(ChunkId(conn.last_insert_rowid() as u64))
 }
+
+/// Visits every chunk.
+pub(super) fn scan(conn: &Connection, visit: &mut dyn FnMut(ChunkId, ChunkHash, &[u8]) -> Result<()>) -> Result<()> {
+    let mut statement = conn.prepare("SELECT id, hash FROM chunk ORDER BY id")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let id = ChunkId(codec::uint(row, 0)?);
+        visit(id, codec::hash(row, 1)?, &read(conn, id)?)?;
+    }
+    Ok(())
+}

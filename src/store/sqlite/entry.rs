@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::codec;
 use super::temporal::{self, Change, Cuts, Decider, Seek};
-use crate::store::{EntryRow, EntryVersionRow, Period, Result};
+use crate::store::{EntryRow, EntryVersionRow, Period, Result, StoredRow};
 use crate::types::{BranchId, Ino, Kind, Lineage, Name, Seq};
 
 pub(super) const EXACT: &str = "SELECT branch, valid_from, valid_to, ino, kind FROM entry \
@@ -255,5 +255,18 @@ fn begin(conn: &Connection, key: Key<'_>, target: (Option<i64>, Option<u8>)) -> 
 fn close(conn: &Connection, key: Key<'_>, at: Seq) -> Result<()> {
     conn.prepare_cached("UPDATE entry SET valid_to=?5 WHERE parent=?1 AND name=?2 AND branch=?3 AND valid_from=?4")?
         .execute((key.0, key.1, key.2, key.3, codec::int(at.0)))?;
+    Ok(())
+}
+
+/// Visits every row, by directory, name, branch and `valid_from`.
+pub(super) fn scan(conn: &Connection, visit: &mut dyn FnMut(StoredRow) -> Result<()>) -> Result<()> {
+    let mut statement = conn.prepare(
+        "SELECT branch, valid_from, valid_to, ino, kind, parent, name FROM entry \
+         ORDER BY parent, name, branch, valid_from",
+    )?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        visit(StoredRow::Entry(read_period(row)?, codec::ino(row, 5)?, row.get(6)?, read_target(row)?))?;
+    }
     Ok(())
 }

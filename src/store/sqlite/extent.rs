@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::codec;
 use super::temporal::{self, Change, Cuts, Decider, Seek};
-use crate::store::{ExtentRow, Period, Result};
+use crate::store::{ExtentRow, Period, Result, StoredRow};
 use crate::types::{BranchId, ChunkId, Ino, Lineage, Seq};
 
 pub(super) const EXACT: &str = "SELECT branch, valid_from, valid_to, chunk FROM extent \
@@ -166,6 +166,19 @@ pub(super) fn put_from(
 ) -> Result<()> {
     for extent in list(conn, lineage, ino, Seq::ZERO, index..u64::MAX)? {
         put(conn, branch, at, ino, extent.index, None, has_parent)?;
+    }
+    Ok(())
+}
+
+/// Visits every row, by file, index, branch and `valid_from`.
+pub(super) fn scan(conn: &Connection, visit: &mut dyn FnMut(StoredRow) -> Result<()>) -> Result<()> {
+    let mut statement = conn.prepare(
+        "SELECT branch, valid_from, valid_to, chunk, idx, ino FROM extent ORDER BY ino, idx, branch, valid_from",
+    )?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (period, place) = read_row(row)?;
+        visit(StoredRow::Extent(period, codec::ino(row, 5)?, codec::uint(row, 4)?, place.map(|(id, _)| id)))?;
     }
     Ok(())
 }

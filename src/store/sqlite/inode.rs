@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::codec;
 use super::temporal::{self, Change, Cuts, Seek};
-use crate::store::{Content, InodeRow, Period, Result, VersionRow};
+use crate::store::{Content, InodeRow, Period, Result, StoredRow, VersionRow};
 use crate::types::{BranchId, Ino, Lineage, ProcId, Seq, Timestamp};
 
 macro_rules! columns {
@@ -191,5 +191,17 @@ pub(super) fn put_orphan(conn: &Connection, branch: BranchId, ino: Ino, open: bo
         "DELETE FROM orphan WHERE branch=?1 AND ino=?2"
     };
     conn.prepare_cached(sql)?.execute((codec::int(branch.0), codec::int(ino.0)))?;
+    Ok(())
+}
+
+/// Visits every version of every inode, by number, branch and `valid_from`.
+pub(super) fn scan(conn: &Connection, visit: &mut dyn FnMut(StoredRow) -> Result<()>) -> Result<()> {
+    let mut statement =
+        conn.prepare(concat!("SELECT ", columns!(), ", ino FROM inode ORDER BY ino, branch, valid_from"))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (period, inode) = read_version(row)?;
+        visit(StoredRow::Inode(period, codec::ino(row, 21)?, inode.map(Box::new)))?;
+    }
     Ok(())
 }

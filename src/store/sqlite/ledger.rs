@@ -4,7 +4,6 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::codec;
 use crate::store::{Counters, DigestRow, Result, StoreError};
-use crate::types::Seq;
 
 pub(super) fn counters(conn: &Connection) -> Result<Counters> {
     let mut statement = conn
@@ -51,18 +50,24 @@ pub(super) fn put_setting(conn: &Connection, key: &str, value: Option<&[u8]>) ->
     Ok(())
 }
 
-pub(super) fn digests(conn: &Connection, from: Seq) -> Result<Vec<DigestRow>> {
-    let mut statement = conn.prepare_cached("SELECT seq, digest FROM digest WHERE seq>=?1 ORDER BY seq")?;
-    let mut rows = statement.query([codec::int(from.0)])?;
+pub(super) fn digests(conn: &Connection, from: u64) -> Result<Vec<DigestRow>> {
+    let mut statement =
+        conn.prepare_cached("SELECT number, seq, digest, records FROM digest WHERE number>=?1 ORDER BY number")?;
+    let mut rows = statement.query([codec::int(from)])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        found.push(DigestRow { seq: codec::seq(row, 0)?, digest: codec::hash(row, 1)? });
+        found.push(DigestRow {
+            number: codec::uint(row, 0)?,
+            seq: codec::seq(row, 1)?,
+            digest: codec::hash(row, 2)?,
+            records: row.get(3)?,
+        });
     }
     Ok(found)
 }
 
 pub(super) fn put_digest(conn: &Connection, row: &DigestRow) -> Result<()> {
-    conn.prepare_cached("REPLACE INTO digest (seq, digest) VALUES (?1, ?2)")?
-        .execute((codec::int(row.seq.0), row.digest))?;
+    conn.prepare_cached("REPLACE INTO digest (number, seq, digest, records) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![codec::int(row.number), codec::int(row.seq.0), row.digest, row.records])?;
     Ok(())
 }

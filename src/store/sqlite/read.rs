@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use super::{SqliteStore, chunk, entry, event, extent, inode, ledger, lines, process, touched, xattr};
 use crate::store::{
     BranchRow, ChunkHash, Counters, DigestRow, EntryRow, EntryVersionRow, EventFilter, EventRow, ExtentRow, InodeRow,
-    MergeRow, ProcessRow, ReadTxn, Result, StoreError, TagRow, Touched, TxnRow, VersionRow,
+    MergeRow, ProcessRow, ReadTxn, Result, StoreError, StoredRow, TagRow, Touched, TxnRow, VersionRow,
 };
 use crate::types::{BranchId, ChunkId, Ino, Lineage, ProcId, Seq, Timestamp};
 
@@ -141,8 +141,20 @@ impl<T: Connected> ReadTxn for T {
         process::list(self.conn()?, range)
     }
 
-    fn digests(&self, from: Seq) -> Result<Vec<DigestRow>> {
+    fn digests(&self, from: u64) -> Result<Vec<DigestRow>> {
         ledger::digests(self.conn()?, from)
+    }
+
+    fn scan_rows(&self, visit: &mut dyn FnMut(StoredRow) -> Result<()>) -> Result<()> {
+        let conn = self.conn()?;
+        inode::scan(conn, visit)?;
+        entry::scan(conn, visit)?;
+        xattr::scan(conn, visit)?;
+        extent::scan(conn, visit)
+    }
+
+    fn scan_chunks(&self, visit: &mut dyn FnMut(ChunkId, ChunkHash, &[u8]) -> Result<()>) -> Result<()> {
+        chunk::scan(self.conn()?, visit)
     }
 
     fn setting(&self, key: &str) -> Result<Option<Vec<u8>>> {

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::codec;
 use super::temporal::{self, Change, Cuts, Decider};
-use crate::store::{Period, Result};
+use crate::store::{Period, Result, StoredRow};
 use crate::types::{BranchId, Ino, Lineage, Seq};
 
 pub(super) const LIST: &str = "SELECT branch, valid_from, valid_to, value, name FROM xattr \
@@ -86,6 +86,19 @@ pub(super) fn put(
             conn.prepare_cached("DELETE FROM xattr WHERE ino=?1 AND name=?2 AND branch=?3 AND valid_from=?4")?
                 .execute(key(at))?;
         }
+    }
+    Ok(())
+}
+
+/// Visits every row, by inode, name, branch and `valid_from`.
+pub(super) fn scan(conn: &Connection, visit: &mut dyn FnMut(StoredRow) -> Result<()>) -> Result<()> {
+    let mut statement = conn.prepare(
+        "SELECT branch, valid_from, valid_to, value, name, ino FROM xattr ORDER BY ino, name, branch, valid_from",
+    )?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let period = Period { branch: codec::branch(row, 0)?, from: codec::seq(row, 1)?, to: codec::seq(row, 2)? };
+        visit(StoredRow::Xattr(period, codec::ino(row, 5)?, row.get(4)?, codec::opt_shared(row, 3)?))?;
     }
     Ok(())
 }
