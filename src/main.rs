@@ -1,3 +1,7 @@
 //! The `stone` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    stonefs::cli::main()
+}

@@ -13,6 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::tz::TimeZone;
 use serde_json::Value;
 
+use crate::audit::{ProcessSink, ProcessTable};
 use crate::control::{self, Client, FrameError, Progress};
 use crate::engine::{Engine, Options};
 use crate::store::StoreError;
@@ -28,6 +29,8 @@ use super::works::Work;
 
 /// How long a command waits for another command that has the database open, in milliseconds.
 const BUSY_WAIT_MS: u64 = 5000;
+/// How long a command waits, at its end, for what /proc tells of itself, in milliseconds.
+const SETTLE_MS: u64 = 200;
 
 /// Options that every command takes.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -68,7 +71,14 @@ pub struct Access {
 
 enum Backend {
     Daemon(RefCell<Client>),
-    Here(Arc<Engine>),
+    Here(Local),
+}
+
+/// A database that this process has open itself.
+struct Local {
+    engine: Arc<Engine>,
+    /// This process in the record, once it changes something.
+    recorded: OnceCell<(Arc<ProcessTable>, ProcId)>,
 }
 
 impl App {
@@ -166,8 +176,11 @@ impl App {
     /// Those of the store.
     pub fn finish(self) -> Result<()> {
         match self.access.into_inner() {
-            Some(Access { backend: Backend::Here(engine), place, .. }) => {
-                engine.close().about(place.database.as_os_str().as_bytes())
+            Some(Access { backend: Backend::Here(local), place, .. }) => {
+                if let Some((processes, _)) = local.recorded.get() {
+                    processes.settle(Duration::from_millis(SETTLE_MS));
+                }
+                local.engine.close().about(place.database.as_os_str().as_bytes())
             }
             Some(Access { backend: Backend::Daemon(_), .. }) | None => Ok(()),
         }
@@ -187,7 +200,10 @@ impl Access {
                 return Ok(Access { place, origin, backend: Backend::Daemon(RefCell::new(client)) });
             }
             match open_engine(&place.database) {
-                Ok(engine) => return Ok(Access { place, origin, backend: Backend::Here(engine) }),
+                Ok(engine) => {
+                    let local = Local { engine, recorded: OnceCell::new() };
+                    return Ok(Access { place, origin, backend: Backend::Here(local) });
+                }
                 Err(OpenError::Busy(_)) if start.elapsed() < Duration::from_millis(BUSY_WAIT_MS) => {
                     thread::sleep(Duration::from_millis(20));
                 }
@@ -211,12 +227,16 @@ impl Access {
                 let value: Value = answer.map_err(Error)?;
                 serde_json::from_value(value).map_err(|error| Error::failed(format!("{}: {error}", W::NAME)))
             }
-            Backend::Here(engine) => {
+            Backend::Here(local) => {
+                let mut caller = own_caller();
+                if W::CHANGES {
+                    caller.process = local.own_process(&caller);
+                }
                 let context = Context {
-                    engine,
+                    engine: &local.engine,
                     database: &self.place.database,
                     host: &Unmounted,
-                    caller: own_caller(),
+                    caller,
                     zone: self.origin.time_zone(),
                     dev: None,
                     progress: RefCell::new(Box::new(move |what, done, total| {
@@ -227,18 +247,25 @@ impl Access {
             }
         }
     }
+}
 
-    /// The daemon's connection, where there is one.
-    pub fn daemon(&self) -> Option<&RefCell<Client>> {
-        match &self.backend {
-            Backend::Daemon(client) => Some(client),
-            Backend::Here(_) => None,
+impl Local {
+    /// This process's entity in the record.
+    fn own_process(&self, caller: &Caller) -> ProcId {
+        if let Some((_, id)) = self.recorded.get() {
+            return *id;
         }
-    }
-
-    /// Whether this process has the database open itself.
-    pub fn is_here(&self) -> bool {
-        matches!(self.backend, Backend::Here(_))
+        let sink = Arc::clone(&self.engine) as Arc<dyn ProcessSink>;
+        match ProcessTable::new(sink, Arc::new(SystemClock)) {
+            Ok(processes) => {
+                let id = processes.lookup(caller.pid, caller.uid, caller.gid);
+                self.recorded.get_or_init(|| (Arc::new(processes), id)).1
+            }
+            Err(error) => {
+                log::warn!("this process is not recorded: {error}");
+                ProcId(0)
+            }
+        }
     }
 }
 
@@ -338,4 +365,3 @@ impl Drop for Bar {
         }
     }
 }
-

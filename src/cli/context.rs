@@ -11,11 +11,12 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Engine;
-use crate::store::{BranchRow, ReadTxn, TxnRow};
-use crate::types::{BranchId, Caller, Clock, Seq, SystemClock, Timestamp, TxnId, View};
+use crate::store::{ReadTxn, TxnRow};
+use crate::types::{At, BranchId, Caller, Clock, Seq, SystemClock, Timestamp, TxnId, View};
+use crate::version::{RefContext, refs};
 
 use super::error::{Error, Result};
-use super::text::Text;
+use super::text::{Text, parse_transaction};
 
 /// The setting that remembers the branch last switched to.
 pub const LIVE_BRANCH: &str = "live_branch";
@@ -202,14 +203,6 @@ impl Context<'_> {
         found.ok_or_else(|| Error::failed(format!("there is no transaction T{id}; `stone status` lists the open ones")))
     }
 
-    /// A branch by its number.
-    ///
-    /// # Errors
-    /// Where there is none.
-    pub fn branch(&self, id: BranchId) -> Result<BranchRow> {
-        self.engine.branch(id).ok_or_else(|| Error::failed(format!("there is no branch number {id}")))
-    }
-
     /// A branch's name; of a transaction's hidden branch `T7`.
     pub fn branch_name(&self, id: BranchId) -> Text {
         match self.engine.branch(id).and_then(|row| row.name) {
@@ -219,6 +212,40 @@ impl Context<'_> {
                 None => Text(format!("#{id}").into_bytes()),
             },
         }
+    }
+
+    /// What a reference names.
+    ///
+    /// # Errors
+    /// Where it names nothing, with why.
+    pub fn reference(&self, text: &Text) -> Result<View> {
+        let branch = self.live_view()?.branch;
+        let context = RefContext { branch, zone: self.zone.clone(), now: self.now() };
+        Ok(refs::resolve(self.engine, text.as_bytes(), &context)?)
+    }
+
+    /// The point that a reference names; of a branch, its present.
+    ///
+    /// # Errors
+    /// Where it names nothing, with why.
+    pub fn point_of(&self, text: &Text) -> Result<Seq> {
+        match self.reference(text)?.at {
+            At::AsOf(seq) => Ok(seq),
+            At::Live => Ok(self.engine.point().0),
+        }
+    }
+
+    /// The present of a branch, or of an open transaction (`T7`).
+    ///
+    /// # Errors
+    /// Where there is none of that name.
+    pub fn named_branch(&self, name: &Text) -> Result<View> {
+        if self.engine.branch_named(name.as_bytes()).is_none()
+            && let Some(id) = parse_transaction(name.as_bytes())
+        {
+            return Ok(View::live(self.txn(id)?.branch));
+        }
+        Ok(View::live(refs::branch(self.engine, name.as_bytes())?.id))
     }
 
     /// The present instant.

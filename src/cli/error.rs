@@ -5,7 +5,9 @@ use std::io;
 
 use crate::control::Failure;
 use crate::engine::FsError;
+use crate::fuse::MountError;
 use crate::store::StoreError;
+use crate::version::{ErrorKind, VersionError};
 
 use super::text::escape;
 
@@ -83,6 +85,38 @@ impl From<StoreError> for Error {
             StoreError::Conflict(_) | StoreError::Schema(_) | StoreError::Backend(_) => "",
         };
         Error::failed(format!("{error}{advice}"))
+    }
+}
+
+impl From<VersionError> for Error {
+    fn from(error: VersionError) -> Error {
+        let status = match error.kind {
+            ErrorKind::Conflict => 3,
+            ErrorKind::Usage => 2,
+            ErrorKind::Unparsable
+            | ErrorKind::Future
+            | ErrorKind::BeforeFirst
+            | ErrorKind::Pruned
+            | ErrorKind::NotFound
+            | ErrorKind::NotCommitted
+            | ErrorKind::BadName
+            | ErrorKind::Exists
+            | ErrorKind::InUse
+            | ErrorKind::Unmerged
+            | ErrorKind::State
+            | ErrorKind::Permission
+            | ErrorKind::Io(_) => 1,
+        };
+        Error(Failure { status, message: error.to_string(), details: Vec::new() })
+    }
+}
+
+impl From<MountError> for Error {
+    fn from(error: MountError) -> Error {
+        match error {
+            MountError::System { error, .. } => error.into(),
+            MountError::FileSystem(error) => error.into(),
+        }
     }
 }
 

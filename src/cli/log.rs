@@ -242,12 +242,7 @@ impl Programs {
 ///
 /// # Errors
 /// Those of the store.
-pub fn row(
-    context: &Context<'_>,
-    reader: &dyn ReadTxn,
-    programs: &mut Programs,
-    event: EventRow,
-) -> Result<LogRow> {
+pub fn row(context: &Context<'_>, reader: &dyn ReadTxn, programs: &mut Programs, event: EventRow) -> Result<LogRow> {
     let (program, label) = programs.find(reader, event.process)?;
     let path = |path: &[u8]| TreePath(path.to_vec());
     Ok(LogRow {

@@ -98,11 +98,12 @@ pub fn normalize(path: &[u8]) -> Vec<u8> {
 /// Where the working directory is gone.
 pub fn settle(path: &Path) -> io::Result<PathBuf> {
     let absolute = std::path::absolute(path)?;
-    let ends_in_directory = matches!(absolute.as_os_str().as_bytes(), [.., b'/'] | [.., b'/', b'.'] | [.., b'/', b'.', b'.']);
-    if ends_in_directory || absolute.file_name().is_none() {
-        if let Ok(real) = fs::canonicalize(&absolute) {
-            return Ok(real);
-        }
+    let typed = path.as_os_str().as_bytes();
+    let is_directory = matches!(typed, b"." | b".." | [.., b'/'] | [.., b'/', b'.'] | [.., b'/', b'.', b'.']);
+    if (is_directory || absolute.file_name().is_none())
+        && let Ok(real) = fs::canonicalize(&absolute)
+    {
+        return Ok(real);
     }
     let mut missing: Vec<OsString> = Vec::new();
     let mut known = absolute.clone();
@@ -127,7 +128,8 @@ mod tests {
 
     #[test]
     fn lines_of_the_kernel_are_read() {
-        let line = br"36 35 0:52 / /mnt\040two rw,nosuid shared:7 master:1 - fuse.stonefs /tmp/a\134b.stone rw,user_id=0";
+        let line =
+            br"36 35 0:52 / /mnt\040two rw,nosuid shared:7 master:1 - fuse.stonefs /tmp/a\134b.stone rw,user_id=0";
         let mount = parse(line).unwrap();
         assert_eq!(mount.dev, libc::makedev(0, 52));
         assert_eq!(mount.root, Path::new("/"));

@@ -132,7 +132,8 @@ pub fn mount_of(path: &Path) -> Result<Option<MountPoint>> {
     };
     let settled = settle(path).unwrap_or_else(|_| path.to_owned());
     let ours = || mounts.iter().filter(|mount| mount.dev == dev && mount.fstype == FSTYPE);
-    let nearest = ours().filter(|mount| settled.starts_with(&mount.dir)).max_by_key(|mount| mount.dir.as_os_str().len());
+    let nearest =
+        ours().filter(|mount| settled.starts_with(&mount.dir)).max_by_key(|mount| mount.dir.as_os_str().len());
     Ok(nearest.or_else(|| ours().next()).cloned())
 }
 

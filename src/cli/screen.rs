@@ -84,11 +84,6 @@ impl Screen {
         }
     }
 
-    /// Whether colours are shown.
-    pub fn color(&self) -> bool {
-        self.color
-    }
-
     /// Text in a style, on a terminal.
     pub fn paint(&self, style: Style, text: impl Display) -> String {
         if self.color && style != Style::Plain {
@@ -109,14 +104,6 @@ impl Screen {
     /// Where the output cannot be written.
     pub fn line(&mut self, text: impl Display) -> Result<()> {
         writeln!(self, "{text}").map_err(output_error)
-    }
-
-    /// Writes bytes as they are (file contents that were asked for).
-    ///
-    /// # Errors
-    /// Where the output cannot be written.
-    pub fn raw(&mut self, bytes: &[u8]) -> Result<()> {
-        self.write_all(bytes).map_err(output_error)
     }
 
     /// Writes rows in columns, each as wide as its widest cell; the last is not padded.

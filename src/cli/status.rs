@@ -219,4 +219,3 @@ impl StatusArgs {
         Ok(0)
     }
 }
-

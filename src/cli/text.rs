@@ -5,7 +5,6 @@
 //! in RFC 3339.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt::Write as _;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use base64::Engine as _;
@@ -59,11 +58,6 @@ macro_rules! tagged_bytes {
             pub fn as_bytes(&self) -> &[u8] {
                 &self.0
             }
-
-            /// As the system's string type.
-            pub fn as_os_str(&self) -> &OsStr {
-                OsStr::from_bytes(&self.0)
-            }
         }
 
         impl From<OsString> for $name {
@@ -105,6 +99,11 @@ impl Text {
 }
 
 impl TreePath {
+    /// As the system's string type.
+    pub fn as_os_str(&self) -> &OsStr {
+        OsStr::from_bytes(&self.0)
+    }
+
     /// For people: relative to the root of the tree, printable.
     pub fn shown(&self) -> String {
         shown_path(&self.0)
@@ -196,13 +195,13 @@ pub fn escape(bytes: &[u8]) -> String {
                 '\n' => shown.push_str("\\n"),
                 '\t' => shown.push_str("\\t"),
                 '\r' => shown.push_str("\\r"),
-                c if c.is_ascii_control() => drop(write!(shown, "\\x{:02x}", u32::from(c))),
-                c if is_hidden(c) => drop(write!(shown, "\\u{{{:x}}}", u32::from(c))),
+                c if c.is_ascii_control() => shown.push_str(&format!("\\x{:02x}", u32::from(c))),
+                c if is_hidden(c) => shown.push_str(&format!("\\u{{{:x}}}", u32::from(c))),
                 c => shown.push(c),
             }
         }
         for byte in chunk.invalid() {
-            drop(write!(shown, "\\x{byte:02x}"));
+            shown.push_str(&format!("\\x{byte:02x}"));
         }
     }
     shown
@@ -283,7 +282,7 @@ fn lossless(bytes: &[u8]) -> String {
     for chunk in bytes.utf8_chunks() {
         shown.push_str(chunk.valid());
         for byte in chunk.invalid() {
-            drop(write!(shown, "\\x{byte:02x}"));
+            shown.push_str(&format!("\\x{byte:02x}"));
         }
     }
     shown

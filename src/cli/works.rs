@@ -12,6 +12,9 @@ pub trait Work: Serialize + DeserializeOwned {
     /// Its name on the wire.
     const NAME: &'static str;
 
+    /// Whether it changes anything, so that the process that asked for it belongs in the record.
+    const CHANGES: bool = false;
+
     /// What it yields; `--json` prints it.
     type Output: Serialize + DeserializeOwned;
 
@@ -35,6 +38,14 @@ macro_rules! registry {
             Err(Error::failed(format!("the daemon knows no `{name}`; unmount and mount again with this version of stone")))
         }
 
+        /// Whether the work of a name changes anything.
+        pub fn changes(name: &str) -> bool {
+            $(if name == <$work as Work>::NAME {
+                return <$work as Work>::CHANGES;
+            })*
+            false
+        }
+
         /// The names of all works.
         #[cfg(test)]
         fn names() -> Vec<&'static str> {
@@ -45,10 +56,17 @@ macro_rules! registry {
 
 registry! {
     super::backup::Backup,
+    super::branch::BranchEdit,
+    super::branch::BranchList,
     super::check::Check,
+    super::diff::Diff,
     super::log::LogPage,
+    super::show::Show,
     super::status::Status,
+    super::switch::Switch,
     super::sync::Sync,
+    super::tag::TagEdit,
+    super::tag::TagList,
 }
 
 fn perform_as<W: Work>(args: Value, context: &Context<'_>) -> Result<Value> {

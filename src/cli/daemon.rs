@@ -1,0 +1,445 @@
+//! The daemon: one process that has a database open and serves all its mounts.
+//!
+//! It ends when its last mount does, or on SIGTERM and SIGINT: everything on disk, unmounted, ended,
+//! in that order.
+
+use std::cell::RefCell;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::audit::{ProcessSink, ProcessTable};
+use crate::control::{self, Failure, Peer, Reply, Request, Server, Service, Session};
+use crate::engine::{Engine, EventDraft, FsError, Options};
+use crate::fuse::{self, MountError};
+use crate::store::Mutation;
+use crate::store::sqlite::SqliteStore;
+use crate::types::{At, Caller, Clock, Op, ProcId, Seq, SystemClock, View};
+use crate::version::{RefContext, refs};
+use crate::vfs::{History, SessionOptions, Vfs};
+
+use super::context::{Context, Host, LIVE_BRANCH, Live, MountState, Origin, stored_branch};
+use super::error::{About, Error, Result};
+use super::mount::{ENDING, MOUNT, MountRequest};
+use super::options::MountOptions;
+use super::text::Text;
+use super::umount::{UMOUNT, UmountRequest, Unmounted};
+use super::works;
+
+/// How long the daemon waits, when it ends, for the command that asked it to, in milliseconds.
+const FAREWELL_MS: u64 = 2000;
+/// How long the daemon waits, when it ends, for what /proc tells of the processes it met, in milliseconds.
+const SETTLE_MS: u64 = 200;
+/// How often the daemon looks whether somebody else unmounted, in milliseconds.
+const REAP_MS: u64 = 250;
+
+/// What wakes the daemon's main thread.
+enum Wake {
+    /// A signal to end.
+    Signal(i32),
+    /// The last mount was unmounted on request, and everything is closed.
+    Closed,
+    /// The connection on which that was asked is gone.
+    Farewell,
+}
+
+/// The daemon.
+pub struct Daemon {
+    database: PathBuf,
+    engine: Arc<Engine>,
+    vfs: Arc<Vfs>,
+    processes: Arc<ProcessTable>,
+    mounts: Mutex<Vec<Mounted>>,
+    /// Held while the set of mounts changes.
+    changing: Mutex<()>,
+    ending: AtomicBool,
+    wake: Sender<Wake>,
+}
+
+struct Mounted {
+    dir: PathBuf,
+    dev: u64,
+    live: Live,
+    at: Option<Seq>,
+    read_only: bool,
+    mount: Arc<fuse::MountHandle>,
+}
+
+/// Serves a database until its last mount is gone. `ready` is called when the first mount answers.
+///
+/// # Errors
+/// Where the database cannot be opened, the first mount fails, or closing it does.
+pub fn serve(database: &Path, dir: &Path, options: &MountOptions, ready: &mut dyn FnMut()) -> Result<()> {
+    let name = database.as_os_str().as_bytes();
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let store = SqliteStore::open(database).about(name)?;
+    let engine_options = Options { record_reads: options.audit_all, ..Options::default() };
+    let engine = Engine::open(Arc::new(store), Arc::new(SystemClock), engine_options).about(name)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let processes = Arc::new(ProcessTable::new(Arc::clone(&engine) as Arc<dyn ProcessSink>, Arc::clone(&clock))?);
+    let (wake, woken) = channel();
+    let daemon = Arc::new(Daemon {
+        database: database.to_owned(),
+        vfs: Vfs::new(Arc::clone(&engine), clock, Some(Arc::clone(&processes))).about(name)?,
+        processes,
+        engine,
+        mounts: Mutex::default(),
+        changing: Mutex::default(),
+        ending: AtomicBool::new(false),
+        wake: wake.clone(),
+    });
+    let server = daemon.listen().and_then(|server| {
+        daemon.mount(dir, options, Caller::default(), &Origin::here(None))?;
+        Ok(server)
+    });
+    let server = match server {
+        Ok(server) => server,
+        Err(error) => {
+            daemon.engine.close().about(name)?;
+            return Err(error);
+        }
+    };
+    let handle = signals.handle();
+    let listener = thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in &mut signals {
+            if wake.send(Wake::Signal(signal)).is_err() {
+                break;
+            }
+        }
+    })?;
+    log::info!("{} is mounted at {}", database.display(), dir.display());
+    ready();
+    let ended = daemon.run(&server, &woken);
+    handle.close();
+    drop(listener.join());
+    ended
+}
+
+impl Daemon {
+    fn listen(self: &Arc<Self>) -> Result<Server> {
+        let path = control::make_socket_path(&self.database).map_err(|error| Error::failed(error.to_string()))?;
+        let server = Server::bind(&path, &self.database).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => Error::failed("another daemon has it mounted").about(self.name()),
+            _ => Error::from(error).about(path.as_os_str().as_bytes()),
+        })?;
+        let owner = fs::metadata(&self.database).about(self.name())?.uid();
+        server.serve(owner, Arc::clone(self) as Arc<dyn Service>)?;
+        Ok(server)
+    }
+
+    fn name(&self) -> &[u8] {
+        self.database.as_os_str().as_bytes()
+    }
+
+    /// Waits for the end.
+    fn run(&self, server: &Server, woken: &Receiver<Wake>) -> Result<()> {
+        loop {
+            match woken.recv_timeout(Duration::from_millis(REAP_MS)) {
+                Ok(Wake::Signal(signal)) => {
+                    log::info!("ending on signal {signal}");
+                    return self.end_now(server);
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    // somebody may have unmounted without asking us
+                    let _changing = self.changing.lock();
+                    if self.reap() && !self.ending.swap(true, Ordering::SeqCst) {
+                        server.stop();
+                        return self.close();
+                    }
+                }
+                Ok(Wake::Closed) => {
+                    server.stop();
+                    let start = Instant::now();
+                    while start.elapsed() < Duration::from_millis(FAREWELL_MS) {
+                        match woken.recv_timeout(Duration::from_millis(FAREWELL_MS)) {
+                            Ok(Wake::Farewell) | Err(_) => break,
+                            Ok(Wake::Signal(_) | Wake::Closed) => {}
+                        }
+                    }
+                    return Ok(());
+                }
+                Ok(Wake::Farewell) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+        }
+    }
+
+    /// Forgets mounts whose device ended; true when none is left.
+    fn reap(&self) -> bool {
+        let mut mounts = self.mounts.lock();
+        mounts.retain(|mounted| mounted.mount.is_served());
+        mounts.is_empty()
+    }
+
+    /// Everything on disk, then unmounted, then ended.
+    fn end_now(&self, server: &Server) -> Result<()> {
+        self.ending.store(true, Ordering::SeqCst);
+        server.stop();
+        let _changing = self.changing.lock();
+        if let Err(error) = self.cut() {
+            log::warn!("{error}");
+        }
+        let synced = self.engine.sync();
+        for mounted in std::mem::take(&mut *self.mounts.lock()) {
+            let done = mounted.mount.unmount().or_else(|error| {
+                log::warn!("{}: {error}; detaching it", mounted.dir.display());
+                mounted.mount.detach()
+            });
+            if let Err(error) = done {
+                log::error!("{}: {error}", mounted.dir.display());
+            }
+        }
+        synced.about(self.name())?;
+        self.close()
+    }
+
+    fn close(&self) -> Result<()> {
+        self.processes.settle(Duration::from_millis(SETTLE_MS));
+        self.engine.close().about(self.name())
+    }
+
+    fn view_of(&self, options: &MountOptions, origin: &Origin) -> Result<View> {
+        let branch = match &options.branch {
+            Some(name) => refs::branch(&self.engine, name.as_bytes())?.id,
+            None => stored_branch(&self.engine)?,
+        };
+        let Some(at) = &options.at else { return Ok(View::live(branch)) };
+        let now = self.vfs.clock().now();
+        let context = RefContext { branch, zone: origin.time_zone(), now };
+        let view = refs::resolve(&self.engine, at.as_bytes(), &context)?;
+        Ok(match view.at {
+            At::AsOf(_) => view,
+            // a branch's name, frozen at its present
+            At::Live => View::as_of(view.branch, self.engine.seal(Some(view.branch))?),
+        })
+    }
+
+    /// Makes a mount.
+    fn mount(self: &Arc<Self>, dir: &Path, options: &MountOptions, _caller: Caller, origin: &Origin) -> Result<()> {
+        let _changing = self.changing.lock();
+        if self.ending.load(Ordering::SeqCst) {
+            return Err(Error::failed(ENDING));
+        }
+        let name = dir.as_os_str().as_bytes();
+        let root = self.view_of(options, origin)?;
+        let session = SessionOptions {
+            root,
+            read_only: options.read_only,
+            others_read_only: false,
+            history: if options.history_everywhere { History::Everywhere } else { History::Root },
+            uid: options.uid,
+            gid: options.gid,
+        };
+        let shape = fuse::MountOptions {
+            allow_other: options.allow_other,
+            nonempty: options.nonempty,
+            writeback: options.writeback,
+            flags: options.kernel.clone(),
+            record_reads: options.audit_all,
+            ..fuse::MountOptions::new(session, &self.database)
+        };
+        let mount = fuse::mount(&self.vfs, dir, &shape).about(name)?;
+        let dev = mount.device().map_or(0, |(major, minor)| libc::makedev(major, minor));
+        let at = match root.at {
+            At::AsOf(seq) => Some(seq),
+            At::Live => None,
+        };
+        self.mounts.lock().push(Mounted {
+            dir: dir.to_owned(),
+            dev,
+            live: Live { branch: root.branch, txn: None },
+            at,
+            read_only: options.read_only,
+            mount: Arc::new(mount),
+        });
+        Ok(())
+    }
+
+    /// Ends a mount; with the last one, closes the database.
+    fn umount(&self, dir: &Path) -> Result<Unmounted> {
+        let _changing = self.changing.lock();
+        if self.ending.load(Ordering::SeqCst) {
+            return Err(Error::failed(ENDING));
+        }
+        let found = self.mounts.lock().iter().find(|mounted| mounted.dir == dir).map(|m| Arc::clone(&m.mount));
+        let Some(mount) = found else {
+            return Err(Error::failed("this daemon has nothing mounted there"));
+        };
+        self.cut()?;
+        self.engine.sync()?;
+        match mount.unmount() {
+            Ok(()) => {}
+            Err(MountError::System { error, .. }) if error.raw_os_error() == Some(libc::EBUSY) => {
+                return Ok(Unmounted { busy: true, last: false });
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let last = {
+            let mut mounts = self.mounts.lock();
+            mounts.retain(|mounted| mounted.dir != dir);
+            mounts.is_empty()
+        };
+        if last {
+            self.ending.store(true, Ordering::SeqCst);
+            self.close()?;
+            drop(self.wake.send(Wake::Closed));
+        } else {
+            self.engine.sync()?;
+        }
+        Ok(Unmounted { busy: false, last })
+    }
+
+    fn find(&self, dev: u64) -> Option<Arc<fuse::MountHandle>> {
+        self.mounts.lock().iter().find(|mounted| mounted.dev == dev).map(|mounted| Arc::clone(&mounted.mount))
+    }
+}
+
+impl Host for Daemon {
+    fn mounts(&self) -> Vec<MountState> {
+        let state = |mounted: &Mounted| MountState {
+            dir: Text(mounted.dir.as_os_str().as_bytes().to_vec()),
+            dev: mounted.dev,
+            live: mounted.live,
+            at: mounted.at,
+            read_only: mounted.read_only,
+            run: None,
+        };
+        self.mounts.lock().iter().map(state).collect()
+    }
+
+    fn show(&self, dev: u64, live: Live) -> Result<()> {
+        let mount = self.find(dev).ok_or_else(|| Error::failed("this daemon does not serve that mount"))?;
+        let branch = match live.txn {
+            Some(id) => {
+                let row = self.engine.transactions().into_iter().find(|row| row.id == id);
+                row.ok_or_else(|| Error::failed(format!("there is no transaction T{id}")))?.branch
+            }
+            None => live.branch,
+        };
+        mount.switch(View::live(branch)).map_err(|error| match error {
+            MountError::FileSystem(FsError::Busy) => {
+                Error::failed("something is mounted in a directory that would go; unmount it first")
+            }
+            other => other.into(),
+        })?;
+        for mounted in self.mounts.lock().iter_mut().filter(|mounted| mounted.dev == dev) {
+            mounted.live = live;
+        }
+        Ok(())
+    }
+
+    fn cut(&self) -> Result<()> {
+        let mounts: Vec<Arc<fuse::MountHandle>> = self.mounts.lock().iter().map(|m| Arc::clone(&m.mount)).collect();
+        for mount in mounts {
+            mount.flush_writers();
+        }
+        Ok(())
+    }
+
+    fn pid(&self) -> Option<u32> {
+        Some(std::process::id())
+    }
+}
+
+impl Service for Daemon {
+    fn open(self: Arc<Self>, peer: Peer) -> Box<dyn Session> {
+        let caller = Caller { uid: peer.uid, gid: peer.gid, pid: peer.pid, process: ProcId(0) };
+        Box::new(Conversation { daemon: self, caller, asked_to_end: false })
+    }
+}
+
+/// One command's connection.
+struct Conversation {
+    daemon: Arc<Daemon>,
+    caller: Caller,
+    asked_to_end: bool,
+}
+
+impl Session for Conversation {
+    fn call(&mut self, request: Request, reply: &mut Reply<'_>) -> std::result::Result<Value, Failure> {
+        self.answer(request, reply).map_err(|error| error.0)
+    }
+}
+
+impl Conversation {
+    fn answer(&mut self, request: Request, reply: &mut Reply<'_>) -> Result<Value> {
+        let daemon = Arc::clone(&self.daemon);
+        let origin: Origin = read(request.origin)?;
+        match request.work.as_str() {
+            MOUNT => {
+                let wanted: MountRequest = read(request.args)?;
+                daemon.mount(Path::new(wanted.dir.as_os_str()), &wanted.options, self.caller, &origin)?;
+                Ok(Value::Null)
+            }
+            UMOUNT => {
+                let wanted: UmountRequest = read(request.args)?;
+                let done = daemon.umount(Path::new(wanted.dir.as_os_str()))?;
+                self.asked_to_end = done.last;
+                serde_json::to_value(done).map_err(misfit)
+            }
+            name => {
+                let mut caller = self.caller;
+                if works::changes(name) {
+                    caller.process = daemon.processes.lookup(caller.pid, caller.uid, caller.gid);
+                }
+                let context = Context {
+                    engine: &daemon.engine,
+                    database: &daemon.database,
+                    host: daemon.as_ref(),
+                    caller,
+                    zone: origin.time_zone(),
+                    dev: origin.dev,
+                    progress: RefCell::new(Box::new(|what, done, total| reply.progress(what, done, total))),
+                };
+                works::perform(name, request.args, &context)
+            }
+        }
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        if self.asked_to_end {
+            drop(self.daemon.wake.send(Wake::Farewell));
+        }
+    }
+}
+
+fn read<T: DeserializeOwned>(value: Value) -> Result<T> {
+    serde_json::from_value(value).map_err(misfit)
+}
+
+fn misfit(error: serde_json::Error) -> Error {
+    Error::failed(format!("the request is not understood: {error}"))
+}
+
+/// Clears a mount whose daemon is dead.
+///
+/// # Errors
+/// Where it cannot be unmounted.
+pub fn detach(dir: &Path) -> io::Result<()> {
+    fuse::clear_stale(dir)
+}
+
+/// Remembers the branch that was switched to, as an event.
+///
+/// # Errors
+/// Those of the store.
+pub fn remember_branch(context: &Context<'_>, from: &Text, to: &Text, branch: crate::types::BranchId) -> Result<Seq> {
+    let draft = EventDraft { op: Op::Switch, txn: None, old: Some(from.0.clone()), new: Some(to.0.clone()) };
+    let setting = Mutation::Setting(LIVE_BRANCH.to_owned(), Some(branch.0.to_string().into_bytes()));
+    Ok(context.engine.record(branch, draft, vec![setting], &context.caller)?)
+}

@@ -1,0 +1,124 @@
+//! The options of `stone mount -o`.
+
+use std::os::unix::ffi::OsStrExt;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{About, Error, Result};
+use super::text::Text;
+use super::users;
+
+/// Options that the kernel knows and fstab(5) lines carry.
+const KERNEL: [&str; 12] =
+    ["dev", "nodev", "suid", "nosuid", "exec", "noexec", "atime", "noatime", "sync", "async", "dirsync", "relatime"];
+/// Options of mount(8) that mean nothing to us.
+const IGNORED: [&str; 7] = ["rw", "defaults", "auto", "noauto", "user", "nouser", "_netdev"];
+
+/// What a mount is made with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountOptions {
+    /// Nothing can be written.
+    pub read_only: bool,
+    /// Other users may enter.
+    pub allow_other: bool,
+    /// The directory may have entries, which the mount hides.
+    pub nonempty: bool,
+    /// The kernel collects writes.
+    pub writeback: bool,
+    /// The branch shown at first.
+    pub branch: Option<Text>,
+    /// The fixed point shown.
+    pub at: Option<Text>,
+    /// Every directory has a `.history`.
+    pub history_everywhere: bool,
+    /// Shows every file as this user's.
+    pub uid: Option<u32>,
+    /// Shows every file as this group's.
+    pub gid: Option<u32>,
+    /// Opens for reading are recorded.
+    pub audit_all: bool,
+    /// Passed to the kernel.
+    pub kernel: Vec<String>,
+}
+
+impl MountOptions {
+    /// Reads lists as `ro,branch=x`.
+    ///
+    /// # Errors
+    /// An option that is not known, or a value that makes no sense.
+    pub fn parse(lists: &[std::ffi::OsString]) -> Result<MountOptions> {
+        let mut options = MountOptions::default();
+        for list in lists {
+            for option in list.as_bytes().split(|&b| b == b',').filter(|option| !option.is_empty()) {
+                options.set(option).about(option)?;
+            }
+        }
+        if options.at.is_some() {
+            options.read_only = true;
+        }
+        Ok(options)
+    }
+
+    fn set(&mut self, option: &[u8]) -> Result<()> {
+        let (key, value) = match option.iter().position(|&b| b == b'=') {
+            Some(at) => (option.get(..at).unwrap_or_default(), option.get(at + 1..)),
+            None => (option, None),
+        };
+        let key = std::str::from_utf8(key).unwrap_or_default();
+        let id = |value: &[u8]| std::str::from_utf8(value).ok().and_then(users::parse);
+        match (key, value) {
+            ("ro", None) => self.read_only = true,
+            ("allow_other", None) => self.allow_other = true,
+            ("nonempty", None) => self.nonempty = true,
+            ("writeback", None) => self.writeback = true,
+            ("branch", Some(name)) if !name.is_empty() => self.branch = Some(name.into()),
+            ("at", Some(point)) if !point.is_empty() => self.at = Some(point.into()),
+            ("history", Some(b"root")) => self.history_everywhere = false,
+            ("history", Some(b"everywhere")) => self.history_everywhere = true,
+            ("audit", Some(b"all")) => self.audit_all = true,
+            ("uid", Some(value)) => self.uid = Some(id(value).ok_or_else(|| Error::usage("no such user"))?),
+            ("gid", Some(value)) => self.gid = Some(id(value).ok_or_else(|| Error::usage("not a group's number"))?),
+            (key, None) if KERNEL.contains(&key) => self.kernel.push(key.to_owned()),
+            (key, None) if IGNORED.contains(&key) => {}
+            _ => {
+                return Err(Error::usage(
+                    "is not an option of mount; there are ro allow_other nonempty writeback branch=NAME at=REF \
+                     history=root|everywhere audit=all uid= gid=",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(list: &str) -> Result<MountOptions> {
+        MountOptions::parse(&[list.into()])
+    }
+
+    #[test]
+    fn lists_of_options_are_read() {
+        let options = parse("ro,allow_other,branch=x,history=everywhere,uid=root,gid=5,nosuid,defaults").unwrap();
+        assert!(options.read_only && options.allow_other && options.history_everywhere && !options.writeback);
+        assert_eq!(options.branch, Some("x".into()));
+        assert_eq!((options.uid, options.gid), (Some(0), Some(5)));
+        assert_eq!(options.kernel, ["nosuid"]);
+    }
+
+    #[test]
+    fn a_fixed_point_is_read_only() {
+        assert!(parse("at=2026-11-22").unwrap().read_only);
+    }
+
+    #[test]
+    fn what_is_not_known_is_wrong_usage() {
+        for bad in ["nonsense", "branch", "branch=", "history=some", "uid=nobody-here", "ro=1"] {
+            let error = parse(bad).unwrap_err();
+            assert_eq!(error.status(), 2, "{bad}");
+            assert!(error.to_string().starts_with(bad), "{error}");
+        }
+    }
+}
