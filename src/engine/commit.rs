@@ -240,6 +240,7 @@ impl Core {
         self.first_change = None;
         let generation = self.generation;
         self.generation += 1;
+        self.cut = 0;
         Ok(Batch {
             group: Group { mutations: std::mem::take(&mut self.queue), counters: self.counters },
             link: None,

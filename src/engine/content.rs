@@ -426,6 +426,7 @@ impl Core {
         for (_, view, ino) in files {
             self.seal_file(view, ino)?;
         }
+        self.cut = self.queue.len();
         Ok(())
     }
 

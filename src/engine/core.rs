@@ -39,6 +39,8 @@ pub(super) struct Core {
     pub tick: u64,
 
     pub queue: Vec<Mutation>,
+    /// Rows of the queue before this position are part of a state that somebody may look at: a cut point.
+    pub cut: usize,
     pub queue_bytes: usize,
     pub unsealed_bytes: usize,
     pub inflight_bytes: usize,
@@ -118,6 +120,7 @@ impl Core {
             epoch: 0,
             tick: 0,
             queue: Vec::new(),
+            cut: 0,
             queue_bytes: 0,
             unsealed_bytes: 0,
             inflight_bytes: 0,
@@ -506,14 +509,15 @@ impl Core {
     /// change the row that is queued already instead of adding a version.
     pub fn emit(&mut self, view: View, ino: Ino, at: Seq, share: bool) -> Result<()> {
         let generation = self.generation;
-        let position = self.queue.len();
+        let (position, cut) = (self.queue.len(), self.cut);
         let node = self.loaded(view, ino)?;
         if let Body::Dir(dir) = &mut node.body {
             dir.due = None;
         }
         node.dirty = generation;
         let row = node.row.clone();
-        let shared = node.queued.filter(|(g, _)| share && *g == generation && node.created == generation);
+        let fresh = node.created == generation;
+        let shared = node.queued.filter(|(g, index)| share && *g == generation && fresh && *index >= cut);
         if shared.is_none() {
             node.queued = Some((generation, position));
         }
