@@ -179,6 +179,33 @@ fn every_unsafe_says_why() {
     assert!(wrong.is_empty(), "unsafe without a reason:\n{}", wrong.join("\n"));
 }
 
+/// `docs/SEMANTICS.md` promises a test for each claim: those that it names exist.
+#[test]
+fn every_claim_names_a_real_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    sources(&root.join("src"), &mut paths);
+    sources(&root.join("tests"), &mut paths);
+    let code: String = paths.iter().map(|p| fs::read_to_string(p).unwrap()).collect();
+    let text = fs::read_to_string(root.join("docs/SEMANTICS.md")).unwrap();
+    let (mut named, mut missing) = (0, Vec::new());
+    for line in text.lines().filter(|l| l.starts_with("| ") && l.ends_with(" |")) {
+        let column = line.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        for name in column.split('`').skip(1).step_by(2) {
+            named += 1;
+            let exists = match name.strip_prefix("scripts/") {
+                Some(_) => root.join(name).exists(),
+                None => code.contains(&format!("fn {name}(")),
+            };
+            if !exists {
+                missing.push(name.to_owned());
+            }
+        }
+    }
+    assert!(named > 20, "the tables of docs/SEMANTICS.md are not understood");
+    assert!(missing.is_empty(), "docs/SEMANTICS.md names tests that do not exist: {missing:?}");
+}
+
 #[test]
 fn the_scan_finds_what_it_looks_for() {
     let text = "use crate::store::Store;\nuse crate::{\n    types::{Ino, Seq},\n    fuse,\n};\nfn f() { crate::cli::run() } // crate::vfs\n";
