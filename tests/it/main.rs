@@ -1,3 +1,5 @@
 //! Integration tests, one binary.
 
 mod store_conformance;
+mod store_resolution;
+mod store_sqlite;

@@ -10,13 +10,15 @@ use stonefs::store::{
 };
 use stonefs::types::{BranchId, Ino, Kind, Lineage, Name, Op, ProcId, Segment, Seq, Timestamp};
 
+use crate::store_resolution::every_view_resolves_as_the_model_does;
+
 /// How to make a store of some kind at a path, and how to open it again.
 pub struct Maker {
-    create: fn(&Path) -> Result<Box<dyn Store>, StoreError>,
-    open: fn(&Path) -> Result<Box<dyn Store>, StoreError>,
+    pub create: fn(&Path) -> Result<Box<dyn Store>, StoreError>,
+    pub open: fn(&Path) -> Result<Box<dyn Store>, StoreError>,
 }
 
-const NOW: Timestamp = Timestamp(1_000_000_000);
+pub const NOW: Timestamp = Timestamp(1_000_000_000);
 
 fn init_options() -> InitOptions {
     InitOptions { now: NOW, uid: 7, gid: 8, settings: vec![("k".to_string(), b"v".to_vec())] }
@@ -52,17 +54,18 @@ conformance! {
     extents_past_an_index_become_holes,
     touched_says_what_changed,
     events_are_filtered,
+    every_view_resolves_as_the_model_does,
 }
 
-fn lineage(segments: &[(u64, u64)]) -> Lineage {
+pub fn lineage(segments: &[(u64, u64)]) -> Lineage {
     Lineage(segments.iter().map(|(branch, cut)| Segment { branch: BranchId(*branch), cut: Seq(*cut) }).collect())
 }
 
-fn live(branch: u64) -> Lineage {
+pub fn live(branch: u64) -> Lineage {
     lineage(&[(branch, Seq::MAX.0)])
 }
 
-fn file_row(size: u64) -> InodeRow {
+pub fn file_row(size: u64) -> InodeRow {
     InodeRow {
         kind: Kind::File,
         perm: 0o644,
@@ -85,25 +88,25 @@ fn file_row(size: u64) -> InodeRow {
     }
 }
 
-fn name(text: &str) -> Name {
+pub fn name(text: &str) -> Name {
     Name::new(text.as_bytes()).unwrap()
 }
 
-fn put_inode(branch: u64, at: u64, ino: u64, row: Option<InodeRow>) -> Mutation {
+pub fn put_inode(branch: u64, at: u64, ino: u64, row: Option<InodeRow>) -> Mutation {
     Mutation::Inode { branch: BranchId(branch), at: Seq(at), ino: Ino(ino), row: row.map(Box::new) }
 }
 
-fn put_entry(branch: u64, at: u64, parent: u64, text: &str, ino: Option<u64>) -> Mutation {
+pub fn put_entry(branch: u64, at: u64, parent: u64, text: &str, ino: Option<u64>) -> Mutation {
     let row = ino.map(|ino| EntryRow { parent: Ino(parent), name: name(text), ino: Ino(ino), kind: Kind::File });
     Mutation::Entry { branch: BranchId(branch), at: Seq(at), parent: Ino(parent), name: name(text), row }
 }
 
-fn put_bytes(branch: u64, at: u64, ino: u64, index: u64, bytes: &[u8]) -> Mutation {
+pub fn put_bytes(branch: u64, at: u64, ino: u64, index: u64, bytes: &[u8]) -> Mutation {
     let data = ChunkData::Bytes { hash: *blake3::hash(bytes).as_bytes(), data: Arc::new(bytes.to_vec()) };
     Mutation::Extent { branch: BranchId(branch), at: Seq(at), ino: Ino(ino), index, data: Some(data) }
 }
 
-fn event(seq: u64, branch: u64, op: Op) -> EventRow {
+pub fn event(seq: u64, branch: u64, op: Op) -> EventRow {
     EventRow {
         seq: Seq(seq),
         time: Timestamp(NOW.0 + seq as i64),
@@ -131,7 +134,7 @@ fn event(seq: u64, branch: u64, op: Op) -> EventRow {
     }
 }
 
-fn fork(id: u64, parent: u64, base: u64) -> Mutation {
+pub fn fork(id: u64, parent: u64, base: u64) -> Mutation {
     Mutation::Branch(Box::new(BranchRow {
         id: BranchId(id),
         name: Some(format!("b{id}").into_bytes()),
@@ -145,7 +148,7 @@ fn fork(id: u64, parent: u64, base: u64) -> Mutation {
 }
 
 /// Applies and commits mutations as one group.
-fn write(store: &dyn Store, mutations: Vec<Mutation>) {
+pub fn write(store: &dyn Store, mutations: Vec<Mutation>) {
     let mut txn = store.write().unwrap();
     let counters = txn.counters().unwrap();
     txn.apply(&Group { mutations, counters }).unwrap();
