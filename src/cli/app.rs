@@ -180,7 +180,9 @@ impl App {
                 if let Some((processes, _)) = local.recorded.get() {
                     processes.settle(Duration::from_millis(SETTLE_MS));
                 }
-                local.engine.close().about(place.database.as_os_str().as_bytes())
+                let name = place.database.as_os_str().as_bytes();
+                local.engine.close().about(name)?;
+                local.engine.store().close().about(name)
             }
             Some(Access { backend: Backend::Daemon(_), .. }) | None => Ok(()),
         }

@@ -108,7 +108,7 @@ pub fn serve(database: &Path, dir: &Path, options: &MountOptions, ready: &mut dy
     let server = match server {
         Ok(server) => server,
         Err(error) => {
-            daemon.engine.close().about(name)?;
+            daemon.close()?;
             return Err(error);
         }
     };
@@ -208,7 +208,8 @@ impl Daemon {
 
     fn close(&self) -> Result<()> {
         self.processes.settle(Duration::from_millis(SETTLE_MS));
-        self.engine.close().about(self.name())
+        self.engine.close().about(self.name())?;
+        self.engine.store().close().about(self.name())
     }
 
     fn view_of(&self, options: &MountOptions, origin: &Origin) -> Result<View> {

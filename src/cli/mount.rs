@@ -236,13 +236,9 @@ fn prepare_dir(dir: &Path, options: &MountOptions) -> Result<PathBuf> {
 /// # Errors
 /// Where the table of mounts cannot be read.
 pub fn stale_mount(dir: &Path) -> Result<Option<PathBuf>> {
-    match fs::metadata(dir) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {}
-        Ok(_) | Err(_) => return Ok(None),
-    }
     let settled = mountinfo::settle(dir)?;
     let known = mountinfo::at(&settled)?.is_some_and(|mount| mount.fstype == FSTYPE);
-    Ok(known.then_some(settled))
+    Ok((known && mountinfo::is_dead(&settled)).then_some(settled))
 }
 
 /// Makes the database where it is missing; returns its path without symlinks.

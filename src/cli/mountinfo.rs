@@ -40,6 +40,12 @@ pub fn at(dir: &Path) -> io::Result<Option<MountPoint>> {
     Ok(list()?.into_iter().rev().find(|mount| mount.dir == dir))
 }
 
+/// Whether the daemon behind a mount is gone. Asked of the file system, because attributes of its
+/// root may still be cached.
+pub fn is_dead(dir: &Path) -> bool {
+    matches!(rustix::fs::statfs(dir), Err(rustix::io::Errno::NOTCONN))
+}
+
 fn parse(line: &[u8]) -> Option<MountPoint> {
     let mut fields = line.split(|&b| b == b' ');
     let dev = std::str::from_utf8(fields.nth(2)?).ok()?;

@@ -121,8 +121,7 @@ pub fn mount_of(path: &Path) -> Result<Option<MountPoint>> {
         match fs::symlink_metadata(if existing.as_os_str().is_empty() { Path::new(".") } else { existing }) {
             Ok(meta) => break meta.dev(),
             Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
-                let message = "the mount's daemon is dead; `stone umount` clears the mount, `stone mount` renews it";
-                return Err(Error::failed(message).about(path.as_os_str().as_bytes()));
+                return Err(dead().about(path.as_os_str().as_bytes()));
             }
             Err(_) => match existing.parent() {
                 Some(parent) => existing = parent,
@@ -134,7 +133,15 @@ pub fn mount_of(path: &Path) -> Result<Option<MountPoint>> {
     let ours = || mounts.iter().filter(|mount| mount.dev == dev && mount.fstype == FSTYPE);
     let nearest =
         ours().filter(|mount| settled.starts_with(&mount.dir)).max_by_key(|mount| mount.dir.as_os_str().len());
-    Ok(nearest.or_else(|| ours().next()).cloned())
+    let found = nearest.or_else(|| ours().next()).cloned();
+    match &found {
+        Some(mount) if mountinfo::is_dead(&mount.dir) => Err(dead().about(mount.dir.as_os_str().as_bytes())),
+        Some(_) | None => Ok(found),
+    }
+}
+
+fn dead() -> Error {
+    Error::failed("the mount's daemon is dead; `stone umount` clears the mount, `stone mount` renews it")
 }
 
 #[cfg(test)]

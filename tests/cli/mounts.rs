@@ -1,0 +1,203 @@
+//! Mounting, unmounting, and how the daemon lives and ends.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use crate::stone::{World, eventually, is_alive, is_mounted, program, signal};
+
+#[test]
+fn mount_makes_the_database_and_returns_when_it_answers() {
+    let world = World::new();
+    fs::create_dir(world.path("m")).unwrap();
+    assert_eq!(world.stone(["mount", "db.stone", "m"]).ok(), "");
+    assert!(is_mounted(&world.path("m")));
+    fs::write(world.path("m/a"), "hello").unwrap();
+    let daemon = world.daemon();
+    assert_eq!(world.stone(["umount", "m"]).ok(), "");
+    assert!(!is_mounted(&world.path("m")));
+    assert!(!is_alive(daemon));
+    assert!(!world.path("db.stone-wal").exists());
+    world.stone(["mount", "db.stone", "m"]).ok();
+    assert_eq!(fs::read_to_string(world.path("m/a")).unwrap(), "hello");
+}
+
+#[test]
+fn the_daemon_keeps_none_of_the_callers_streams() {
+    let world = World::new();
+    fs::create_dir(world.path("m")).unwrap();
+    // output() returns only when nobody holds the pipes any more
+    let output = program()
+        .args(["mount", "db.stone", "m"])
+        .current_dir(world.dir.path())
+        .stdin(Stdio::piped())
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let daemon = world.daemon();
+    assert_eq!(fs::read_link(format!("/proc/{daemon}/cwd")).unwrap().to_str(), Some("/"));
+    let stat = fs::read_to_string(format!("/proc/{daemon}/stat")).unwrap();
+    let session: i32 = stat.rsplit(") ").next().unwrap().split(' ').nth(3).unwrap().parse().unwrap();
+    assert_eq!(session, daemon, "it leads a session of its own");
+}
+
+#[test]
+fn what_is_busy_is_not_unmounted_and_its_users_are_named() {
+    let world = World::mounted();
+    let mut sleeper = Command::new("sleep").arg("60").current_dir(world.path("m")).spawn().unwrap();
+    eventually("sleep stands in the mount", || {
+        fs::read_link(format!("/proc/{}/cwd", sleeper.id())).is_ok_and(|cwd| cwd == world.path("m"))
+    });
+    let refused = world.stone(["umount", "m"]).fails(1);
+    assert!(refused.contains(&format!("[{}] (working directory)", sleeper.id())), "{refused}");
+    assert!(is_mounted(&world.path("m")));
+    fs::write(world.path("m/still"), "works").unwrap();
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    world.stone(["umount", "m"]).ok();
+}
+
+#[test]
+fn a_second_mount_is_served_by_the_same_daemon() {
+    let world = World::mounted();
+    fs::create_dir(world.path("n")).unwrap();
+    world.stone(["--db", "db.stone", "branch", "x"]).ok();
+    world.stone(["mount", "db.stone", "n", "-o", "branch=x"]).ok();
+    fs::write(world.path("n/only-x"), "").unwrap();
+    assert!(!world.path("m/only-x").exists());
+    let status = world.stone_in("m", ["status", "--json"]).json();
+    let branches: Vec<_> = status["mounts"].as_array().unwrap().iter().map(|mount| mount["branch"].clone()).collect();
+    assert_eq!(branches, ["main", "x"]);
+    assert_eq!(world.stone_in("n", ["status", "--json"]).json()["branch"], "x");
+    let daemon = world.daemon();
+    world.stone(["umount", "m"]).ok();
+    assert!(is_alive(daemon));
+    world.stone(["umount", "n"]).ok();
+    assert!(!is_alive(daemon));
+}
+
+#[test]
+fn signals_end_the_daemon_with_everything_on_disk() {
+    for name in ["TERM", "INT"] {
+        let world = World::mounted();
+        fs::write(world.path("m/a"), name).unwrap();
+        let daemon = world.daemon();
+        signal(daemon, name);
+        eventually("the daemon ends", || !is_alive(daemon));
+        assert!(!is_mounted(&world.path("m")));
+        world.stone(["mount", "db.stone", "m"]).ok();
+        assert_eq!(fs::read_to_string(world.path("m/a")).unwrap(), name);
+    }
+}
+
+#[test]
+fn a_stale_mount_is_cleared_by_mount_and_by_umount() {
+    let world = World::mounted();
+    let kill = || {
+        let daemon = world.daemon();
+        signal(daemon, "KILL");
+        eventually("the mount is stale", || {
+            fs::read_dir(world.path("m")).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+        });
+    };
+    fs::write(world.path("m/a"), "kept").unwrap();
+    world.stone_in("m", ["sync"]).ok();
+    kill();
+    assert!(world.stone_in("", ["status", "m"]).fails(1).contains("dead"));
+    world.stone(["mount", "db.stone", "m"]).ok();
+    assert_eq!(fs::read_to_string(world.path("m/a")).unwrap(), "kept");
+    kill();
+    world.stone(["umount", "m"]).ok();
+    assert!(!is_mounted(&world.path("m")));
+}
+
+#[test]
+fn an_unmount_behind_its_back_ends_the_daemon() {
+    let world = World::mounted();
+    let daemon = world.daemon();
+    let done = Command::new("umount").arg(world.path("m")).status().unwrap();
+    assert!(done.success());
+    eventually("the daemon ends", || !is_alive(daemon));
+    assert_eq!(world.stone(["check", "db.stone"]).ok(), "");
+}
+
+#[test]
+fn mount_points_that_do_not_fit_are_refused() {
+    let world = World::mounted();
+    assert!(world.stone(["mount", "db.stone", "m"]).fails(1).contains("mounted there already"));
+    assert!(world.stone(["mount", "db.stone", "missing"]).fails(1).contains("no such directory"));
+    fs::write(world.path("file"), "").unwrap();
+    assert!(world.stone(["mount", "db.stone", "file"]).fails(1).contains("not a directory"));
+    fs::create_dir_all(world.path("full/x")).unwrap();
+    assert!(world.stone(["mount", "db.stone", "full"]).fails(1).contains("nonempty"));
+    world.stone(["mount", "db.stone", "full", "-o", "nonempty"]).ok();
+    assert!(!world.path("full/x").exists());
+    assert!(world.stone(["mount", "new.stone", "."]).fails(1).contains("not empty"));
+    assert!(world.stone(["umount", "."]).fails(1).contains("no StoneFS"));
+}
+
+#[test]
+fn a_mount_of_a_past_state_is_read_only() {
+    let world = World::mounted();
+    fs::write(world.path("m/a"), "old").unwrap();
+    let point = world.stone_in("m", ["sync"]).ok();
+    fs::write(world.path("m/a"), "new").unwrap();
+    fs::create_dir(world.path("past")).unwrap();
+    let options = format!("at={}", point.trim());
+    world.stone(["mount", "db.stone", "past", "-o", &options]).ok();
+    assert_eq!(fs::read_to_string(world.path("past/a")).unwrap(), "old");
+    assert_eq!(fs::read_to_string(world.path("m/a")).unwrap(), "new");
+    let refused = fs::write(world.path("past/a"), "x").unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+    assert!(world.stone(["mount", "db.stone", "file", "-o", "at=nonsense"]).status == 1);
+}
+
+#[test]
+fn in_the_foreground_it_ends_with_the_mount() {
+    let world = World::new();
+    fs::create_dir(world.path("m")).unwrap();
+    let mut daemon = program()
+        .args(["mount", "-f", "db.stone", "m"])
+        .current_dir(world.dir.path())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("it is mounted", || is_mounted(&world.path("m")));
+    assert_eq!(world.daemon(), i32::try_from(daemon.id()).unwrap());
+    world.stone(["umount", "m"]).ok();
+    assert!(daemon.wait().unwrap().success());
+}
+
+#[test]
+fn switching_changes_what_the_root_shows() {
+    let world = World::mounted();
+    fs::write(world.path("m/a"), "main").unwrap();
+    world.stone_in("m", ["switch", "-c", "x"]).ok();
+    assert_eq!(fs::read_to_string(world.path("m/a")).unwrap(), "main");
+    fs::write(world.path("m/a"), "x").unwrap();
+    fs::write(world.path("m/only-x"), "").unwrap();
+    world.stone_in("m", ["switch", "main"]).ok();
+    assert_eq!(fs::read_to_string(world.path("m/a")).unwrap(), "main");
+    assert!(!world.path("m/only-x").exists());
+    assert_eq!(fs::read_to_string(world.path("m/.branches/x/a")).unwrap(), "x");
+    assert_eq!(world.stone_in("m", ["diff", "main", "x"]).ok(), "M\ta\nA\tonly-x\n");
+    world.stone_in("m", ["switch", "x"]).ok();
+    world.stone(["umount", "m"]).ok();
+    world.stone(["mount", "db.stone", "m"]).ok();
+    assert_eq!(world.stone_in("m", ["status", "--json"]).json()["branch"], "x", "it is remembered");
+}
+
+#[test]
+fn two_mounts_of_one_database_at_the_same_time_share_a_daemon() {
+    let world = World::unmounted();
+    let names = ["m", "n", "o"];
+    let mut waiting = Vec::new();
+    for name in names {
+        fs::create_dir(world.path(name)).unwrap();
+        waiting.push(program().args(["mount", "db.stone", name]).current_dir(world.dir.path()).spawn().unwrap());
+    }
+    for mut child in waiting {
+        assert!(child.wait().unwrap().success());
+    }
+    let status = world.stone(["status", "db.stone", "--json"]).json();
+    assert_eq!(status["mounts"].as_array().unwrap().len(), 3);
+}

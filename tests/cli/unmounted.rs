@@ -1,0 +1,145 @@
+//! Commands on a database that nothing has mounted, and wrong usage.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::stone::World;
+
+#[test]
+fn init_makes_a_private_database_once() {
+    let world = World::new();
+    assert_eq!(world.stone(["init", "db.stone"]).ok(), "");
+    assert_eq!(fs::metadata(world.path("db.stone")).unwrap().permissions().mode() & 0o777, 0o600);
+    let before = fs::read(world.path("db.stone")).unwrap();
+    assert!(world.stone(["init", "db.stone"]).fails(1).contains("exists already"));
+    assert_eq!(fs::read(world.path("db.stone")).unwrap(), before);
+}
+
+#[test]
+fn init_refuses_names_that_are_none() {
+    let world = World::new();
+    world.stone(["init", "db.stone", "--history-dir", "a/b"]).fails(2);
+    world.stone(["init", "db.stone", "--history-dir", ".x", "--tx-dir", ".x"]).fails(2);
+    assert!(!world.path("db.stone").exists());
+}
+
+#[test]
+fn status_tells_of_a_database_that_is_not_mounted() {
+    let world = World::unmounted();
+    let status = world.stone(["--db", "db.stone", "status", "--json"]).json();
+    assert!(status["db"].as_str().unwrap().ends_with("/db.stone"));
+    assert_eq!(status["pid"], serde_json::Value::Null);
+    assert_eq!(status["mounts"], serde_json::json!([]));
+    assert_eq!(status["branch"], "main");
+    assert_eq!(status["point"], "e1");
+    assert_eq!(status["transactions"], serde_json::json!([]));
+    assert!(world.stone(["status", "db.stone"]).ok().contains("not mounted"));
+}
+
+#[test]
+fn global_options_work_before_and_after_the_command() {
+    let world = World::unmounted();
+    let before = world.stone(["--json", "--db", "db.stone", "branch"]).json();
+    let after = world.stone(["branch", "--db", "db.stone", "--json"]).json();
+    assert_eq!(before, after);
+    assert_eq!(before[0]["name"], "main");
+}
+
+#[test]
+fn branches_are_made_renamed_dropped_and_switched_to_without_a_mount() {
+    let world = World::unmounted();
+    let stone = |args: &[&str]| world.stone([&["--db", "db.stone"], args].concat());
+    assert_eq!(stone(&["branch", "x"]).ok(), "");
+    assert_eq!(stone(&["branch"]).ok(), "* main\n  x\n");
+    stone(&["switch", "x"]).ok();
+    assert_eq!(stone(&["branch"]).ok(), "  main\n* x\n");
+    assert!(stone(&["branch", "-d", "x"]).fails(1).contains("live branch"));
+    assert!(stone(&["branch", "-d", "main"]).fails(1).contains("forked from"));
+    stone(&["switch", "-c", "y"]).ok();
+    stone(&["branch", "-m", "y", "z"]).ok();
+    stone(&["switch", "main"]).ok();
+    stone(&["branch", "-d", "z"]).ok();
+    assert_eq!(stone(&["branch"]).ok(), "* main\n  x\n");
+    assert!(stone(&["branch", "x"]).fails(1).contains("already"));
+    assert!(stone(&["branch", "e5"]).fails(1).contains("point in time"));
+    assert!(stone(&["switch", "nowhere"]).fails(1).contains("no branch"));
+}
+
+#[test]
+fn tags_name_states() {
+    let world = World::unmounted();
+    let stone = |args: &[&str]| world.stone([&["--db", "db.stone"], args].concat());
+    stone(&["tag", "v1", "-m", "first"]).ok();
+    assert_eq!(stone(&["tag"]).ok(), "v1\n");
+    let tags = stone(&["tag", "--json"]).json();
+    assert_eq!((&tags[0]["name"], &tags[0]["message"]), (&"v1".into(), &"first".into()));
+    assert!(stone(&["branch", "v1"]).fails(1).contains("a tag of that name"));
+    assert!(stone(&["tag", "v1"]).fails(1).contains("already"));
+    stone(&["tag", "-d", "v1"]).ok();
+    assert_eq!(stone(&["tag"]).ok(), "");
+    stone(&["tag", "-d", "v1"]).fails(1);
+}
+
+#[test]
+fn a_reference_that_names_nothing_says_why() {
+    let world = World::unmounted();
+    let stone = |args: &[&str]| world.stone([&["--db", "db.stone"], args].concat());
+    assert!(stone(&["diff", "nonsense"]).fails(1).contains("is no point in time, branch or tag"));
+    assert!(stone(&["diff", "e999"]).fails(1).contains("future"));
+    assert!(stone(&["diff", "2001-01-01"]).fails(1).contains("before the first event"));
+    assert!(stone(&["diff", "2026-13-45"]).fails(1).contains("no day"));
+}
+
+#[test]
+fn wrong_usage_has_status_2_and_one_line() {
+    let world = World::unmounted();
+    world.stone(["frobnicate"]).fails(2);
+    world.stone(["log", "--nonsense"]).fails(2);
+    world.stone(["mount"]).fails(2);
+    world.stone(["mount", "db.stone", "m", "-o", "nonsense"]).fails(2);
+    assert!(world.stone(["status"]).fails(2).contains("--db FILE"));
+    world.stone(["--db", "db.stone", "log", "--op", "fly"]).fails(2);
+}
+
+#[test]
+fn help_teaches_and_goes_to_standard_output() {
+    let world = World::new();
+    for command in ["init", "mount", "umount", "status", "sync", "branch", "switch", "tag", "diff", "log", "show"] {
+        let help = world.stone([command, "--help"]).ok();
+        assert!(help.contains("Examples:"), "{command}");
+    }
+    assert!(world.stone(["--help"]).ok().contains("REF names a state"));
+    assert!(world.stone(["--version"]).ok().starts_with("stone "));
+}
+
+#[test]
+fn what_is_no_database_is_refused_and_kept() {
+    let world = World::new();
+    fs::create_dir(world.path("m")).unwrap();
+    for (name, content) in
+        [("zeros", vec![0; 100_000]), ("text", b"hello, this is no database".to_vec()), ("empty", vec![])]
+    {
+        fs::write(world.path(name), &content).unwrap();
+        world.stone(["status", name]).fails(1);
+        world.stone(["mount", name, "m"]).fails(1);
+        assert_eq!(fs::read(world.path(name)).unwrap(), content, "{name}");
+    }
+    assert!(world.stone(["status", "missing"]).fails(1).contains("stone init"));
+    world.stone(["--db", "m", "status"]).fails(1);
+}
+
+#[test]
+fn a_sound_database_has_no_findings() {
+    let world = World::unmounted();
+    assert_eq!(world.stone(["check", "db.stone"]).ok(), "");
+    assert_eq!(world.stone(["check", "db.stone", "--json"]).json(), serde_json::json!([]));
+}
+
+#[test]
+fn nothing_is_left_beside_the_database_after_a_command() {
+    let world = World::unmounted();
+    world.stone(["--db", "db.stone", "branch", "x"]).ok();
+    world.stone(["--db", "db.stone", "log"]).ok();
+    let names: Vec<_> = fs::read_dir(world.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["db.stone"]);
+}
