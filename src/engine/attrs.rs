@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::acl::{self, Acl};
+use super::content::CAPABILITY;
 use super::core::{Core, Moment};
 use super::{Engine, FsError, Handle, Result, XattrMode};
 use crate::store::{Content, Mutation};
@@ -153,7 +154,7 @@ impl Core {
     }
 
     /// Sets a value in memory and queues its row; `None` removes it.
-    fn put_xattr(
+    pub fn put_xattr(
         &mut self,
         view: View,
         ino: Ino,
@@ -244,6 +245,9 @@ impl Core {
             row.perm = without_suid(row.perm);
         }
         let new = format!("{}:{}", row.uid, row.gid);
+        if row.kind != Kind::Dir && self.xattr(view, ino, CAPABILITY)?.is_some() {
+            self.put_xattr(view, ino, moment.seq, CAPABILITY, None)?;
+        }
         self.attr_changed(view, ino, moment, caller, true)?;
         self.attr_event(view, ino, Op::Chown, moment, old, new, caller)
     }

@@ -12,6 +12,8 @@ use crate::types::{Caller, ChunkId, Ino, Op, ProcId, Seq, View};
 
 /// The largest file size in bytes: `MAX_LFS_FILESIZE`.
 pub(super) const SIZE_MAX: u64 = i64::MAX as u64;
+/// File capabilities: any change of content or owner takes them away (`FUSE_HANDLE_KILLPRIV_V2`).
+pub(super) const CAPABILITY: &[u8] = b"security.capability";
 
 impl Core {
     /// Begins or continues a change of content: an event of its own at its last write, one for all
@@ -34,6 +36,9 @@ impl Core {
         } else {
             self.moment()
         };
+        if self.loaded(view, ino)?.file()?.pending.is_none() && self.xattr(view, ino, CAPABILITY)?.is_some() {
+            self.put_xattr(view, ino, moment.seq, CAPABILITY, None)?;
+        }
         let node = self.loaded(view, ino)?;
         let old_size = node.row.size;
         node.row.mtime = moment.raw;
@@ -242,9 +247,12 @@ impl Core {
         if size > SIZE_MAX {
             return Err(FsError::TooLarge);
         }
-        let node = self.loaded(view, ino)?;
-        node.file()?;
-        let old = node.row.size;
+        self.loaded(view, ino)?.file()?;
+        if handle.is_none() {
+            // No part of an opener's change: an event of its own.
+            self.seal_file(view, ino)?;
+        }
+        let old = self.loaded(view, ino)?.row.size;
         let opener = match handle {
             Some(handle) => self.handles.get(&handle.0).map(|open| open.caller),
             None => None,

@@ -144,7 +144,8 @@ impl Engine {
         self.wait_held(&mut core, open.view.branch);
         core.writable()?;
         self.throttle(&mut core)?;
-        core.node(open.view, open.ino)?;
+        let size = core.node(open.view, open.ino)?.row.size;
+        let offset = if open.append { size } else { offset };
         let end = offset.checked_add(data.len() as u64).filter(|&end| end <= SIZE_MAX).ok_or(FsError::TooLarge)?;
         if data.is_empty() {
             return Ok(0);
@@ -273,11 +274,15 @@ impl Engine {
         if !source.readable || !target.writable || target.append {
             return Err(FsError::BadHandle);
         }
+        if source.view != target.view {
+            return Err(FsError::CrossView);
+        }
         let size = self.enter(source.view)?.node(source.view, source.ino)?.row.size;
         let length = length.min(size.saturating_sub(from_offset));
         if length == 0 {
             return Ok(0);
         }
+        to_offset.checked_add(length).filter(|&end| end <= SIZE_MAX).ok_or(FsError::TooLarge)?;
         if (source.view, source.ino) == (target.view, target.ino)
             && from_offset < to_offset.saturating_add(length)
             && to_offset < from_offset.saturating_add(length)
@@ -297,7 +302,7 @@ impl Engine {
                 if bytes.is_empty() {
                     break;
                 }
-                self.write(to, to_at, &bytes, false, caller)?;
+                self.write(to, to_at, &bytes, caller.uid != 0, caller)?;
             }
             done += step;
         }
@@ -335,13 +340,13 @@ impl Engine {
         if end < core.node(target.view, target.ino)?.row.size && length < CHUNK {
             return Ok(false);
         }
-        if end > SIZE_MAX {
-            return Err(FsError::TooLarge);
-        }
         core.start_change(target.view, target.ino, Op::Copy, caller, start, end)?;
         core.put_block(target.view, target.ino, target_index, Block::Stored { chunk, dirty: true })?;
         let node = core.loaded(target.view, target.ino)?;
         node.row.size = node.row.size.max(end);
+        if caller.uid != 0 {
+            node.row.perm = without_suid(node.row.perm);
+        }
         if let Some(open) = core.handles.get_mut(&handle.0) {
             open.wrote = true;
         }

@@ -393,7 +393,7 @@ impl Core {
         let ino = self.counters.next_ino;
         self.counters.next_ino = Ino(ino.0 + 1);
         let mut row = new_row(what.kind, perm, caller.uid, gid, moment, caller);
-        row.rdev = what.rdev;
+        row.rdev = if matches!(what.kind, Kind::Char | Kind::Block) { what.rdev } else { 0 };
         if let Some(target) = what.target {
             row.size = target.len() as u64;
             row.content = Content::Inline(target.into());
