@@ -1,0 +1,82 @@
+//! The reference file system, and random operations over it and the engine side by side.
+//!
+//! `STONE_MODEL_CASES` and `STONE_MODEL_OPS` set the number of runs and the length of each, for long
+//! runs; a failure prints its shortest form, which belongs into `regressions.rs` under a name.
+
+mod acl;
+mod choose;
+mod content;
+mod harness;
+mod native;
+mod observe;
+mod operation;
+mod oracle;
+mod regressions;
+mod tree;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
+use stonefs::store::sqlite::SqliteStore;
+use stonefs::store::{InitOptions, Store};
+
+use crate::operation::{Operation, Taste};
+
+/// Opens the database of a run, or makes it.
+fn open_store(path: &Path, create: Option<&InitOptions>) -> Result<Arc<dyn Store>, String> {
+    let store = match create {
+        Some(init) => SqliteStore::create(path, init),
+        None => SqliteStore::open(path),
+    };
+    Ok(Arc::new(store.map_err(|error| error.to_string())?))
+}
+
+fn from_environment(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// Runs random operations; half of the runs are longer than the given length, half are shorter.
+fn explore(share: usize, taste: Taste, run: fn(&[Operation]) -> Result<(), String>) {
+    let cases = from_environment("STONE_MODEL_CASES", 256) * share / 100;
+    let length = from_environment("STONE_MODEL_OPS", 100);
+    let config =
+        Config { cases: cases.max(1) as u32, max_shrink_iters: 4000, failure_persistence: None, ..Config::default() };
+    let operations = prop::collection::vec(operation::operation(taste), 1..2 * length);
+    let result = TestRunner::new(config).run(&operations, |operations| run(&operations).map_err(TestCaseError::fail));
+    match result {
+        Ok(()) => {}
+        Err(TestError::Fail(reason, operations)) => {
+            let lines: Vec<String> = operations.iter().map(|operation| format!("        {operation:?},\n")).collect();
+            panic!("{reason}\n{}", lines.concat());
+        }
+        Err(TestError::Abort(reason)) => panic!("{reason}"),
+    }
+}
+
+#[test]
+fn random_operations_of_every_kind_agree_with_the_reference() {
+    explore(50, Taste { names: 30, attributes: 15, contents: 30, history: 12, ends: 3 }, harness::run);
+}
+
+#[test]
+fn random_changes_of_names_agree_with_the_reference() {
+    explore(25, Taste { names: 70, attributes: 8, contents: 6, history: 10, ends: 2 }, harness::run);
+}
+
+#[test]
+fn random_changes_of_contents_agree_with_the_reference() {
+    explore(25, Taste { names: 10, attributes: 8, contents: 70, history: 8, ends: 3 }, harness::run);
+}
+
+#[test]
+fn random_walks_through_history_agree_with_the_reference() {
+    explore(25, Taste { names: 25, attributes: 10, contents: 20, history: 40, ends: 4 }, harness::run);
+}
+
+/// Needs root, as the reference's caller is: others may not make devices or change owners.
+#[test]
+fn the_reference_agrees_with_a_real_directory() {
+    explore(50, Taste { names: 40, attributes: 20, contents: 40, history: 0, ends: 0 }, native::run);
+}

@@ -1,0 +1,1 @@
+//! Shrunk failures, each under the name of what was wrong.
