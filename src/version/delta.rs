@@ -18,6 +18,13 @@ pub(crate) struct Keys {
     pub inodes: BTreeSet<Ino>,
 }
 
+impl Keys {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.inodes.is_empty()
+    }
+}
+
 /// A stretch of one branch's own rows: `(after, upto]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stretch {

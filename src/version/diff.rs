@@ -179,7 +179,7 @@ pub fn default_base(engine: &Engine, branch: BranchId) -> View {
         .into_iter()
         .filter(|txn| txn.target == branch && txn.state == TxnState::Committed)
         .filter_map(|txn| txn.ended);
-    View::as_of(branch, tags.chain(commits).max().unwrap_or(Seq::ZERO))
+    View::as_of(branch, tags.chain(commits).max().unwrap_or(Seq(1)))
 }
 
 /// Compares two states of one snapshot; sorted by path.

@@ -3,15 +3,22 @@
 //! Pure algorithms (parsing, line diffs, merge bases) stand apart from what reads the store; nothing
 //! here prints, and everything returned is typed.
 
+pub mod branch;
 mod bytes;
+mod changeset;
+pub mod conflict;
 mod delta;
 pub mod diff;
 mod error;
+pub mod merge;
 pub mod point;
+pub mod readset;
 pub mod refs;
 mod state;
 pub mod text;
+pub mod txn;
 
 pub use bytes::PathBytes;
 pub use error::{ErrorKind, Result, VersionError, show};
+pub use readset::{ReadLog, ReadSet};
 pub use refs::{RefContext, resolve};

@@ -1,0 +1,165 @@
+//! Decides a conflict for one side: everything it is about becomes as that side has it.
+
+use std::collections::BTreeSet;
+
+use super::super::changeset::{Changeset, Source};
+use super::super::conflict::{Conflict, Triple};
+use super::super::error::Result;
+use super::super::state::{Place, same_content};
+use super::ids::{Things, Which};
+use crate::types::{Ino, Kind};
+
+/// Makes what a conflict is about as one side has it, on top of `changes`.
+pub(crate) fn take<'t>(
+    changes: &mut Changeset<'t>,
+    things: &Things<'t>,
+    which: Which,
+    conflict: &Conflict,
+) -> Result<()> {
+    let mut taker = Taker { changes, things, which };
+    let mut sorted = Vec::new();
+    for triple in &conflict.ids {
+        if let Some(thing) = taker.thing(triple) {
+            sorted.push((things.depth(which, thing)?, thing));
+        }
+    }
+    sorted.sort_unstable();
+    let mut removed = Vec::new();
+    for (_, thing) in &sorted {
+        removed.extend(taker.unlink(*thing)?);
+    }
+    for (_, thing) in sorted {
+        taker.put(thing)?;
+    }
+    // Of directories that the side lacks, what is left goes too; what was moved out of them stays.
+    for dir in removed {
+        taker.clear(dir)?;
+    }
+    Ok(())
+}
+
+struct Taker<'c, 't> {
+    changes: &'c mut Changeset<'t>,
+    things: &'c Things<'t>,
+    which: Which,
+}
+
+impl<'t> Taker<'_, 't> {
+    fn thing(&self, triple: &Triple) -> Option<Ino> {
+        let sides = [(triple.ours, Which::Ours), (triple.theirs, Which::Theirs), (triple.base, Which::Base)];
+        sides.into_iter().find_map(|(ino, which)| ino.map(|ino| self.things.thing(which, ino)))
+    }
+
+    /// The inode that a thing has in the result: ours where that is alive, else one that was brought.
+    fn present(&self, thing: Ino) -> Result<Option<Ino>> {
+        for which in [Which::Ours, Which::Theirs, Which::Base] {
+            if let Some(ino) = self.things.actual(which, thing)?
+                && self.changes.alive(ino)?
+            {
+                return Ok(Some(ino));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes a thing's names away; returns it if it is a directory that the side lacks.
+    fn unlink(&mut self, thing: Ino) -> Result<Option<Ino>> {
+        let Some(ino) = self.present(thing)? else { return Ok(None) };
+        let gone = self.things.actual(self.which, thing)?.is_none();
+        let mut is_dir = false;
+        for place in self.changes.names(ino)? {
+            is_dir |= self.changes.entry(&place)?.is_some_and(|(_, kind)| kind == Kind::Dir);
+            self.changes.set(&place, None)?;
+        }
+        Ok((gone && is_dir).then_some(ino))
+    }
+
+    fn clear(&mut self, dir: Ino) -> Result<()> {
+        for name in self.changes.list(dir)?.into_keys() {
+            self.changes.remove_tree(&(dir, name))?;
+        }
+        Ok(())
+    }
+
+    /// Puts a thing where the side has it, as the side has it.
+    fn put(&mut self, thing: Ino) -> Result<()> {
+        let Some(from) = self.things.actual(self.which, thing)? else { return Ok(()) };
+        let ours = self.things.actual(Which::Ours, thing)?;
+        let kept = match ours {
+            Some(ino) => self.changes.head.inode(ino)?.is_some().then_some(ino),
+            None => None,
+        };
+        let ino = kept.unwrap_or(from);
+        let state = self.things.state(self.which);
+        let Some(row) = state.inode(from)? else { return Ok(()) };
+        match self.changes.head.inode(ino)? {
+            Some(head) if kept.is_some() => {
+                if row.kind != Kind::Dir && !same_content((state, from, &row), (self.changes.head, ino, &head))? {
+                    self.changes.content(ino, Source::State(state, from))?;
+                }
+                self.changes.attrs(ino, state, from);
+            }
+            _ => self.changes.bring(ino, state, from)?,
+        }
+        for (parent, name) in state.names(from)? {
+            if let Some(dir) = self.directory(self.things.thing(self.which, parent))? {
+                self.occupy(&(dir, name), ino, row.kind)?;
+            }
+        }
+        if row.kind == Kind::Dir && kept.is_none() {
+            self.children(from, ino)?;
+        }
+        Ok(())
+    }
+
+    /// Puts an inode at a place, clearing it first.
+    fn occupy(&mut self, place: &Place, ino: Ino, kind: Kind) -> Result<()> {
+        if self.changes.entry(place)?.is_some_and(|(other, _)| other != ino) {
+            self.changes.remove_tree(place)?;
+        }
+        self.changes.set(place, Some((ino, kind)))
+    }
+
+    /// The directory that stands for a thing in the result; brought back, with its own, where it is gone.
+    fn directory(&mut self, thing: Ino) -> Result<Option<Ino>> {
+        let mut chain = Vec::new();
+        let mut seen = BTreeSet::new();
+        let mut at = thing;
+        let state = self.things.state(self.which);
+        let mut above = loop {
+            if let Some(ino) = self.present(at)? {
+                break ino;
+            }
+            let Some(from) = self.things.actual(self.which, at)? else { return Ok(None) };
+            let Some((parent, name)) = state.names(from)?.into_iter().next() else { return Ok(None) };
+            if !seen.insert(at) {
+                return Ok(None);
+            }
+            chain.push((from, name));
+            at = self.things.thing(self.which, parent);
+        };
+        for (from, name) in chain.into_iter().rev() {
+            self.changes.bring(from, state, from)?;
+            self.occupy(&(above, name), from, Kind::Dir)?;
+            above = from;
+        }
+        Ok(Some(above))
+    }
+
+    /// Brings what a directory has on the side and what is nowhere else in the result.
+    fn children(&mut self, from: Ino, dir: Ino) -> Result<()> {
+        let state = self.things.state(self.which);
+        for entry in state.entries(from)? {
+            let thing = self.things.thing(self.which, entry.ino);
+            if self.present(thing)?.is_some() {
+                continue;
+            }
+            self.changes.bring(entry.ino, state, entry.ino)?;
+            self.changes.set(&(dir, entry.name), Some((entry.ino, entry.kind)))?;
+            if entry.kind == Kind::Dir {
+                self.children(entry.ino, entry.ino)?;
+            }
+        }
+        Ok(())
+    }
+}
