@@ -14,6 +14,7 @@ pub mod merge;
 pub mod point;
 pub mod readset;
 pub mod refs;
+#[allow(dead_code)] // history resolves paths
 mod state;
 pub mod text;
 pub mod txn;

@@ -16,7 +16,7 @@ use crate::store::{MergeRow, Mutation, TxnKind, TxnRow, TxnState};
 use crate::types::{BranchId, Caller, Ino, Op, Seq, Timestamp, TxnId, View};
 
 /// How often a commit is tried beside running writers before it holds them for a moment.
-const ATTEMPTS: u32 = 4;
+const ATTEMPTS: u32 = 2;
 
 /// How a transaction is opened.
 #[derive(Clone, Debug)]
@@ -196,7 +196,9 @@ pub fn commit(engine: &Engine, id: TxnId, options: &CommitOptions<'_>, caller: &
         } else {
             attempted.keys(&delta)?;
             let changes = attempted.changes(&delta)?;
-            attempted.rules(&changes)?;
+            if attempted.conflicts.is_empty() {
+                attempted.rules(&changes)?;
+            }
             if row.serializable
                 && let Some(reads) = options.reads
             {

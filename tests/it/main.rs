@@ -3,3 +3,6 @@
 mod store_conformance;
 mod store_resolution;
 mod store_sqlite;
+mod version_txn;
+#[allow(dead_code)]
+mod world;

@@ -21,7 +21,7 @@ use crate::store::{MergeRow, Mutation, ReadTxn, TxnKind, TxnRow, TxnState};
 use crate::types::{At, BranchId, Caller, Ino, Op, Seq, Timestamp, TxnId, View};
 
 /// How often a merge is tried beside running writers before it holds them for a moment.
-const ATTEMPTS: u32 = 4;
+const ATTEMPTS: u32 = 2;
 
 /// What a merge did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
