@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use rustix::fs::FlockOperation;
 
@@ -23,13 +24,21 @@ fn flags(base: OpenFlags) -> OpenFlags {
 /// Opens the connection through which everything is written.
 pub(super) fn writer(path: &Path) -> Result<Connection> {
     let conn = Connection::open_with_flags(path, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
-    conn.set_prepared_statement_cache_capacity(256);
+    keep_plans(&conn, 256)?;
     // NORMAL: the log is synced by `Log::sync` where a commit must be durable, and by checkpoints.
     conn.execute_batch(&format!(
         "PRAGMA busy_timeout=0; PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=-65536; \
          PRAGMA cache_spill=OFF; PRAGMA temp_store=MEMORY; PRAGMA journal_size_limit={LOG_KEEP_BYTES};"
     ))?;
     Ok(conn)
+}
+
+/// Keeps so many prepared statements, and their plans whatever is bound to them: without the
+/// guarantee SQLite prepares a statement anew at most executions.
+fn keep_plans(conn: &Connection, statements: usize) -> Result<()> {
+    conn.set_prepared_statement_cache_capacity(statements);
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
 }
 
 /// Turns the journal of a new database into a write-ahead log.
@@ -71,7 +80,7 @@ pub(super) fn read_only(path: &Path, immutable: bool) -> Result<Connection> {
 }
 
 fn reader_settings(conn: &Connection) -> Result<()> {
-    conn.set_prepared_statement_cache_capacity(128);
+    keep_plans(conn, 128)?;
     conn.execute_batch(&format!(
         "PRAGMA busy_timeout=5000; PRAGMA query_only=ON; PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=-8192; \
          PRAGMA temp_store=MEMORY; PRAGMA mmap_size={MMAP_BYTES};"
