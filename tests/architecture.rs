@@ -11,7 +11,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("audit", 2),
     ("engine", 3),
     ("version", 4),
-    ("sql", 4),
+    ("sql", 5),
     ("vfs", 5),
     ("control", 5),
     ("fuse", 6),

@@ -1,5 +1,6 @@
 //! Integration tests, one binary.
 
+mod record;
 mod store_conformance;
 mod store_resolution;
 mod store_sqlite;
