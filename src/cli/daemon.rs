@@ -303,6 +303,14 @@ impl Daemon {
         Ok(Unmounted { busy: false, last })
     }
 
+    /// Waits until the kernel was told everything that it must forget.
+    fn settle(&self) {
+        let mounts: Vec<Arc<fuse::MountHandle>> = self.mounts.lock().iter().map(|m| Arc::clone(&m.mount)).collect();
+        for mount in mounts {
+            mount.settle();
+        }
+    }
+
     fn find(&self, dev: u64) -> Option<Arc<fuse::MountHandle>> {
         self.mounts.lock().iter().find(|mounted| mounted.dev == dev).map(|mounted| Arc::clone(&mounted.mount))
     }
@@ -405,7 +413,10 @@ impl Conversation {
                     dev: origin.dev,
                     progress: RefCell::new(Box::new(|what, done, total| reply.progress(what, done, total))),
                 };
-                works::perform(name, request.args, &context)
+                let done = works::perform(name, request.args, &context);
+                // What the command made visible in one step, the kernel must show when it returns.
+                daemon.settle();
+                done
             }
         }
     }
