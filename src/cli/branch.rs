@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::{BranchRow, TxnState};
-use crate::types::{Seq, View};
-use crate::version::refs;
+use crate::store::BranchRow;
+use crate::types::{BranchId, View};
+use crate::version::{branch, refs};
 
 use super::app::App;
 use super::context::Context;
-use super::error::{About, Error, Result};
+use super::error::Result;
 use super::screen::Style;
 use super::text::{Text, When, point};
 use super::users;
@@ -128,29 +128,11 @@ impl Work for BranchEdit {
             BranchEdit::Create { name, at } => create(context, name, at.as_ref()),
             BranchEdit::Drop { name, force } => drop_branch(context, name, *force),
             BranchEdit::Rename { old, new } => {
-                let mut row = refs::branch(context.engine, old.as_bytes())?;
-                refs::check_name(new.as_bytes())?;
-                refuse_taken(context, new)?;
-                row.name = Some(new.0.clone());
-                context.engine.update_branch(row.clone(), &context.caller).about(new.as_bytes())?;
-                out(context, row)
+                branch::rename(context.engine, old.as_bytes(), new.as_bytes(), &context.caller)?;
+                out(context, refs::branch(context.engine, new.as_bytes())?)
             }
         }
     }
-}
-
-/// Refuses a name that a branch or a tag has.
-///
-/// # Errors
-/// Where it is taken.
-pub fn refuse_taken(context: &Context<'_>, name: &Text) -> Result<()> {
-    if context.engine.branch_named(name.as_bytes()).is_some_and(|row| row.dropped.is_none()) {
-        return Err(Error::failed("there is a branch of that name already").about(name.as_bytes()));
-    }
-    if refs::tag(context.engine, name.as_bytes()).is_some() {
-        return Err(Error::failed("there is a tag of that name already").about(name.as_bytes()));
-    }
-    Ok(())
 }
 
 /// Begins a branch.
@@ -159,7 +141,6 @@ pub fn refuse_taken(context: &Context<'_>, name: &Text) -> Result<()> {
 /// A name that is taken or none; a reference to nothing.
 pub fn create(context: &Context<'_>, name: &Text, at: Option<&Text>) -> Result<BranchOut> {
     refs::check_name(name.as_bytes())?;
-    refuse_taken(context, name)?;
     context.host.cut()?;
     let from = match at {
         Some(at) => context.reference(at)?,
@@ -168,51 +149,17 @@ pub fn create(context: &Context<'_>, name: &Text, at: Option<&Text>) -> Result<B
             None => context.live_view()?,
         },
     };
-    let row = context.engine.fork(Some(name.as_bytes()), from, &context.caller).about(name.as_bytes())?;
+    let row = branch::create(context.engine, name.as_bytes(), from, &context.caller)?;
     out(context, row)
 }
 
 fn drop_branch(context: &Context<'_>, name: &Text, force: bool) -> Result<BranchOut> {
-    let refuse = |why: String| Err(Error::failed(why).about(name.as_bytes()));
-    let mut row = refs::branch(context.engine, name.as_bytes())?;
-    if let Some(mount) = context.host.mounts().into_iter().find(|mount| mount.live.branch == row.id) {
-        return refuse(format!("is the live branch of {}; switch to another first", mount.dir.shown()));
-    }
-    if context.host.pid().is_none() && context.live()?.branch == row.id {
-        return refuse("is the live branch; switch to another first".to_owned());
-    }
-    let children = context.engine.branches().into_iter().filter(|child| child.parent == Some(row.id));
-    if let Some(child) = children.filter(|child| child.name.is_some() && child.dropped.is_none()).last() {
-        let child = Text(child.name.unwrap_or_default()).shown();
-        return refuse(format!("{child} was forked from it; drop that first"));
-    }
-    let open = |state| matches!(state, TxnState::Open | TxnState::Interrupted | TxnState::Conflicted);
-    if let Some(txn) = context.engine.transactions().into_iter().find(|txn| txn.target == row.id && open(txn.state)) {
-        return refuse(format!("transaction T{} is open on it; commit it or roll it back first", txn.id));
-    }
-    if !force && !is_merged(context, &row)? {
-        return refuse("has changes that are merged nowhere; -D drops it all the same".to_owned());
-    }
-    let shown = out(context, row.clone())?;
-    row.dropped = Some(context.engine.point().0.next());
-    context.engine.update_branch(row, &context.caller).about(name.as_bytes())?;
+    let row = refs::branch(context.engine, name.as_bytes())?;
+    let shown = out(context, row)?;
+    let mut live: Vec<BranchId> = context.host.mounts().iter().map(|mount| mount.live.branch).collect();
+    live.push(context.live()?.branch);
+    branch::drop(context.engine, name.as_bytes(), force, &live, &context.caller)?;
     Ok(shown)
-}
-
-/// Whether everything that a branch changed since its fork was merged into some other.
-fn is_merged(context: &Context<'_>, row: &BranchRow) -> Result<bool> {
-    context.engine.seal(Some(row.id))?;
-    let reader = context.reader()?;
-    let mut merged = row.created;
-    for target in context.engine.branches() {
-        let merges = reader.merges(target.id)?;
-        merged = merges.iter().filter(|merge| merge.source == row.id).fold(merged, |m, merge| m.max(merge.source_seq));
-    }
-    let touched = reader.touched(row.id, merged, Seq(Seq::MAX.0 - 1))?;
-    Ok(touched.inodes.is_empty()
-        && touched.entries.is_empty()
-        && touched.xattrs.is_empty()
-        && touched.extents.is_empty())
 }
 
 impl BranchArgs {

@@ -43,6 +43,8 @@ pub struct MountState {
     pub at: Option<Seq>,
     /// Whether nothing can be written through it.
     pub read_only: bool,
+    /// Whether other users may enter.
+    pub allow_other: bool,
     /// The transaction of `stone run` whose private view this is.
     pub run: Option<TxnId>,
 }
@@ -64,6 +66,9 @@ pub trait Host: Send + Sync {
     /// Where the device does not answer.
     fn cut(&self) -> Result<()>;
 
+    /// Waits until the kernel knows everything that has changed.
+    fn told(&self);
+
     /// The daemon's process; none where the command has the database open itself.
     fn pid(&self) -> Option<u32>;
 }
@@ -83,6 +88,8 @@ impl Host for Unmounted {
     fn cut(&self) -> Result<()> {
         Ok(())
     }
+
+    fn told(&self) {}
 
     fn pid(&self) -> Option<u32> {
         None

@@ -35,6 +35,8 @@ use super::context::{Context, Host, LIVE_BRANCH, Live, MountState, Origin, store
 use super::error::{About, Error, Result};
 use super::mount::{ENDING, MOUNT, MountRequest};
 use super::options::MountOptions;
+use super::run::{RUN_BEGIN, RUN_END, RUN_ENTERED, RUN_PREVIEW, RunBegin, RunEnd};
+use super::runs::{Parts, Run};
 use super::text::Text;
 use super::umount::{UMOUNT, UmountRequest, Unmounted};
 use super::works;
@@ -63,6 +65,9 @@ pub struct Daemon {
     vfs: Arc<Vfs>,
     processes: Arc<ProcessTable>,
     mounts: Mutex<Vec<Mounted>>,
+    runs: Mutex<Vec<Arc<Run>>>,
+    /// What private directories are named after.
+    private: PathBuf,
     /// Held while the set of mounts changes.
     changing: Mutex<()>,
     ending: AtomicBool,
@@ -75,6 +80,7 @@ struct Mounted {
     live: Live,
     at: Option<Seq>,
     read_only: bool,
+    allow_other: bool,
     mount: Arc<fuse::MountHandle>,
 }
 
@@ -97,6 +103,8 @@ pub fn serve(database: &Path, dir: &Path, options: &MountOptions, ready: &mut dy
         processes,
         engine,
         mounts: Mutex::default(),
+        runs: Mutex::default(),
+        private: control::make_socket_path(database).map_err(|error| Error::failed(error.to_string()))?,
         changing: Mutex::default(),
         ending: AtomicBool::new(false),
         wake: wake.clone(),
@@ -193,6 +201,11 @@ impl Daemon {
             log::warn!("{error}");
         }
         let synced = self.engine.sync();
+        for run in std::mem::take(&mut *self.runs.lock()) {
+            if let Err(error) = run.give_up(&self.engine, &Caller::default()) {
+                log::warn!("T{}: {error}", run.txn.id);
+            }
+        }
         for mounted in std::mem::take(&mut *self.mounts.lock()) {
             let done = mounted.mount.unmount().or_else(|error| {
                 log::warn!("{}: {error}; detaching it", mounted.dir.display());
@@ -264,6 +277,7 @@ impl Daemon {
             live: Live { branch: root.branch, txn: None },
             at,
             read_only: options.read_only,
+            allow_other: options.allow_other,
             mount: Arc::new(mount),
         });
         Ok(())
@@ -275,10 +289,13 @@ impl Daemon {
         if self.ending.load(Ordering::SeqCst) {
             return Err(Error::failed(ENDING));
         }
-        let found = self.mounts.lock().iter().find(|mounted| mounted.dir == dir).map(|m| Arc::clone(&m.mount));
-        let Some(mount) = found else {
+        let found = self.mounts.lock().iter().find(|m| m.dir == dir).map(|m| (m.dev, Arc::clone(&m.mount)));
+        let Some((dev, mount)) = found else {
             return Err(Error::failed("this daemon has nothing mounted there"));
         };
+        if let Some(run) = self.runs.lock().iter().find(|run| run.over == dev) {
+            return Err(Error::failed(format!("`stone run` uses it (transaction T{})", run.txn.id)));
+        }
         self.cut()?;
         self.engine.sync()?;
         match mount.unmount() {
@@ -303,14 +320,6 @@ impl Daemon {
         Ok(Unmounted { busy: false, last })
     }
 
-    /// Waits until the kernel was told everything that it must forget.
-    fn settle(&self) {
-        let mounts: Vec<Arc<fuse::MountHandle>> = self.mounts.lock().iter().map(|m| Arc::clone(&m.mount)).collect();
-        for mount in mounts {
-            mount.settle();
-        }
-    }
-
     fn find(&self, dev: u64) -> Option<Arc<fuse::MountHandle>> {
         self.mounts.lock().iter().find(|mounted| mounted.dev == dev).map(|mounted| Arc::clone(&mounted.mount))
     }
@@ -324,9 +333,12 @@ impl Host for Daemon {
             live: mounted.live,
             at: mounted.at,
             read_only: mounted.read_only,
+            allow_other: mounted.allow_other,
             run: None,
         };
-        self.mounts.lock().iter().map(state).collect()
+        let mut all: Vec<MountState> = self.mounts.lock().iter().map(state).collect();
+        all.extend(self.runs.lock().iter().map(|run| run.state()));
+        all
     }
 
     fn show(&self, dev: u64, live: Live) -> Result<()> {
@@ -352,10 +364,19 @@ impl Host for Daemon {
 
     fn cut(&self) -> Result<()> {
         let mounts: Vec<Arc<fuse::MountHandle>> = self.mounts.lock().iter().map(|m| Arc::clone(&m.mount)).collect();
-        for mount in mounts {
+        let runs: Vec<Arc<Run>> = self.runs.lock().clone();
+        for mount in mounts.iter().chain(runs.iter().map(|run| run.handle())) {
             mount.flush_writers();
         }
         Ok(())
+    }
+
+    fn told(&self) {
+        let mounts: Vec<Arc<fuse::MountHandle>> = self.mounts.lock().iter().map(|m| Arc::clone(&m.mount)).collect();
+        let runs: Vec<Arc<Run>> = self.runs.lock().clone();
+        for mount in mounts.iter().chain(runs.iter().map(|run| run.handle())) {
+            mount.settle();
+        }
     }
 
     fn pid(&self) -> Option<u32> {
@@ -366,7 +387,7 @@ impl Host for Daemon {
 impl Service for Daemon {
     fn open(self: Arc<Self>, peer: Peer) -> Box<dyn Session> {
         let caller = Caller { uid: peer.uid, gid: peer.gid, pid: peer.pid, process: ProcId(0) };
-        Box::new(Conversation { daemon: self, caller, asked_to_end: false })
+        Box::new(Conversation { daemon: self, caller, asked_to_end: false, run: None })
     }
 }
 
@@ -375,6 +396,8 @@ struct Conversation {
     daemon: Arc<Daemon>,
     caller: Caller,
     asked_to_end: bool,
+    /// The command that runs in a transaction as long as this connection lasts.
+    run: Option<Arc<Run>>,
 }
 
 impl Session for Conversation {
@@ -401,7 +424,8 @@ impl Conversation {
             }
             name => {
                 let mut caller = self.caller;
-                if works::changes(name) {
+                let of_run = matches!(name, RUN_BEGIN | RUN_ENTERED | RUN_PREVIEW | RUN_END);
+                if of_run || works::changes(name) {
                     caller.process = daemon.processes.lookup(caller.pid, caller.uid, caller.gid);
                 }
                 let context = Context {
@@ -413,10 +437,54 @@ impl Conversation {
                     dev: origin.dev,
                     progress: RefCell::new(Box::new(|what, done, total| reply.progress(what, done, total))),
                 };
+                if of_run {
+                    return self.answer_run(&context, name, request.args);
+                }
                 let done = works::perform(name, request.args, &context);
                 // What the command made visible in one step, the kernel must show when it returns.
-                daemon.settle();
+                if works::changes(name) {
+                    daemon.told();
+                }
                 done
+            }
+        }
+    }
+
+    /// The requests of `stone run`.
+    fn answer_run(&mut self, context: &Context<'_>, name: &str, args: Value) -> Result<Value> {
+        let daemon = Arc::clone(&self.daemon);
+        if name == RUN_BEGIN {
+            let _changing = daemon.changing.lock();
+            if daemon.ending.load(Ordering::SeqCst) {
+                return Err(Error::failed(ENDING));
+            }
+            if self.run.is_some() {
+                return Err(Error::failed("a command runs on this connection already"));
+            }
+            let parts = Parts {
+                vfs: &daemon.vfs,
+                processes: &daemon.processes,
+                database: &daemon.database,
+                private: &daemon.private,
+            };
+            let wanted: RunBegin = read(args)?;
+            let (run, begun) = Run::begin(&parts, context, &wanted)?;
+            let run = Arc::new(run);
+            daemon.runs.lock().push(Arc::clone(&run));
+            self.run = Some(run);
+            return serde_json::to_value(begun).map_err(misfit);
+        }
+        let run = self.run.clone().ok_or_else(|| Error::failed("no command runs on this connection"))?;
+        match name {
+            RUN_ENTERED => run.entered().map(|()| Value::Null),
+            RUN_PREVIEW => serde_json::to_value(run.preview(&daemon.engine)?).map_err(misfit),
+            _ => {
+                let end: RunEnd = read(args)?;
+                let done = run.end(context, &daemon.processes, &end)?;
+                self.run = None;
+                daemon.runs.lock().retain(|other| other.txn.id != run.txn.id);
+                daemon.told();
+                Ok(done)
             }
         }
     }
@@ -424,6 +492,13 @@ impl Conversation {
 
 impl Drop for Conversation {
     fn drop(&mut self) {
+        if let Some(run) = self.run.take() {
+            log::info!("T{}: its command is gone; rolled back", run.txn.id);
+            if let Err(error) = run.give_up(&self.daemon.engine, &self.caller) {
+                log::warn!("T{}: {error}", run.txn.id);
+            }
+            self.daemon.runs.lock().retain(|other| other.txn.id != run.txn.id);
+        }
         if self.asked_to_end {
             drop(self.daemon.wake.send(Wake::Farewell));
         }

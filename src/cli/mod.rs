@@ -6,21 +6,31 @@
 
 mod app;
 mod backup;
+mod begin;
 mod branch;
 mod check;
+mod commit;
+mod conflicts;
 mod context;
 mod daemon;
 mod diff;
 mod error;
 mod holders;
 mod init;
+mod isolate;
 mod log;
+mod merge;
 mod mount;
 mod mountinfo;
 mod options;
+mod outcome;
 mod place;
+mod rollback;
+mod run;
+mod runs;
 mod screen;
 mod show;
+mod sql;
 mod status;
 mod switch;
 mod sync;
@@ -28,6 +38,7 @@ mod tag;
 mod text;
 mod umount;
 mod users;
+mod verify;
 mod works;
 
 use std::ffi::OsString;
@@ -65,41 +76,46 @@ struct Cli {
     command: Command,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
+macro_rules! commands {
+    ($($name:ident($args:ty),)*) => {
+        #[derive(Debug, Subcommand)]
+        enum Command {
+            $($name($args),)*
+        }
+
+        impl Command {
+            fn run(self, app: &App) -> Result<u8> {
+                match self {
+                    $(Command::$name(args) => args.run(app),)*
+                }
+            }
+        }
+    };
+}
+
+commands! {
     Init(init::Init),
     Mount(mount::Mount),
     Umount(umount::Umount),
     Status(status::StatusArgs),
     Sync(sync::SyncArgs),
+    Begin(begin::BeginArgs),
+    Commit(commit::CommitArgs),
+    Rollback(rollback::RollbackArgs),
+    Run(run::RunArgs),
     Branch(branch::BranchArgs),
     Switch(switch::SwitchArgs),
+    Merge(merge::MergeArgs),
+    Conflicts(conflicts::ConflictsArgs),
+    Resolve(conflicts::ResolveArgs),
     Diff(diff::DiffArgs),
     Tag(tag::TagArgs),
     Log(log::LogArgs),
     Show(show::ShowArgs),
+    Verify(verify::VerifyArgs),
+    Sql(sql::SqlArgs),
     Check(check::CheckArgs),
     Backup(backup::BackupArgs),
-}
-
-impl Command {
-    fn run(self, app: &App) -> Result<u8> {
-        match self {
-            Command::Init(args) => args.run(app),
-            Command::Mount(args) => args.run(app),
-            Command::Umount(args) => args.run(app),
-            Command::Status(args) => args.run(app),
-            Command::Sync(args) => args.run(app),
-            Command::Branch(args) => args.run(app),
-            Command::Switch(args) => args.run(app),
-            Command::Diff(args) => args.run(app),
-            Command::Tag(args) => args.run(app),
-            Command::Log(args) => args.run(app),
-            Command::Show(args) => args.run(app),
-            Command::Check(args) => args.run(app),
-            Command::Backup(args) => args.run(app),
-        }
-    }
 }
 
 /// Runs the program on its arguments and returns its exit status.

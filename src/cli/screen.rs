@@ -1,7 +1,7 @@
 //! What people see: lines, columns, colours where the output is a terminal, and a pager there.
 
 use std::fmt::Display;
-use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+use std::io::{self, BufWriter, IsTerminal, Stderr, Stdout, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use jiff::tz::TimeZone;
@@ -44,6 +44,7 @@ impl Style {
 
 enum Sink {
     Stdout(BufWriter<Stdout>),
+    Stderr(BufWriter<Stderr>),
     Pager(Child, Option<BufWriter<ChildStdin>>),
     #[cfg(test)]
     Memory(Vec<u8>),
@@ -69,6 +70,12 @@ impl Screen {
         Screen { sink, color, zone }
     }
 
+    /// Standard error, for what a command that passes another's output through has to say.
+    pub fn errors(zone: TimeZone) -> Screen {
+        let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Screen { sink: Sink::Stderr(BufWriter::new(io::stderr())), color, zone }
+    }
+
     /// Collects what is written, for tests of rendering.
     #[cfg(test)]
     pub fn memory(zone: TimeZone) -> Screen {
@@ -80,7 +87,7 @@ impl Screen {
     pub fn collected(&self) -> String {
         match &self.sink {
             Sink::Memory(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-            Sink::Stdout(_) | Sink::Pager(..) => String::new(),
+            Sink::Stdout(_) | Sink::Stderr(_) | Sink::Pager(..) => String::new(),
         }
     }
 
@@ -104,6 +111,14 @@ impl Screen {
     /// Where the output cannot be written.
     pub fn line(&mut self, text: impl Display) -> Result<()> {
         writeln!(self, "{text}").map_err(output_error)
+    }
+
+    /// Writes bytes as they are, which must be fit for where they go.
+    ///
+    /// # Errors
+    /// Where the output cannot be written.
+    pub fn raw(&mut self, bytes: &[u8]) -> Result<()> {
+        self.write_all(bytes).map_err(output_error)
     }
 
     /// Writes rows in columns, each as wide as its widest cell; the last is not padded.
@@ -165,6 +180,7 @@ impl Write for Screen {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.sink {
             Sink::Stdout(out) => out.write(bytes),
+            Sink::Stderr(out) => out.write(bytes),
             Sink::Pager(_, Some(pipe)) => pipe.write(bytes),
             Sink::Pager(_, None) => Err(io::ErrorKind::BrokenPipe.into()),
             #[cfg(test)]
@@ -175,6 +191,7 @@ impl Write for Screen {
     fn flush(&mut self) -> io::Result<()> {
         match &mut self.sink {
             Sink::Stdout(out) => out.flush(),
+            Sink::Stderr(out) => out.flush(),
             Sink::Pager(_, Some(pipe)) => pipe.flush(),
             Sink::Pager(_, None) => Ok(()),
             #[cfg(test)]

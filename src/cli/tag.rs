@@ -4,12 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::TagRow;
 use crate::types::{At, View};
-use crate::version::refs;
+use crate::version::{branch, refs};
 
 use super::app::App;
-use super::branch::refuse_taken;
 use super::context::Context;
-use super::error::{About, Error, Result};
+use super::error::{Error, Result};
 use super::screen::Style;
 use super::text::{Text, When, escape, point};
 use super::users;
@@ -110,8 +109,6 @@ impl Work for TagEdit {
     fn execute(&self, context: &Context<'_>) -> Result<TagOut> {
         match self {
             TagEdit::Create { name, at, message } => {
-                refs::check_name(name.as_bytes())?;
-                refuse_taken(context, name)?;
                 let view = match at {
                     Some(at) => context.reference(at)?,
                     None => View::live(context.live()?.branch),
@@ -123,22 +120,15 @@ impl Work for TagEdit {
                         context.engine.seal(Some(view.branch))?
                     }
                 };
-                let row = TagRow {
-                    name: name.0.clone(),
-                    branch: view.branch,
-                    seq,
-                    time: context.now(),
-                    uid: context.caller.uid,
-                    message: message.clone(),
-                };
-                context.engine.set_tag(name.as_bytes(), Some(row.clone()), &context.caller).about(name.as_bytes())?;
+                let at = View::as_of(view.branch, seq);
+                let row = branch::tag(context.engine, name.as_bytes(), at, message, context.now(), &context.caller)?;
                 Ok(out(context, row))
             }
             TagEdit::Remove { name } => {
                 let Some(row) = refs::tag(context.engine, name.as_bytes()) else {
                     return Err(Error::failed("there is no such tag; `stone tag` lists them").about(name.as_bytes()));
                 };
-                context.engine.set_tag(name.as_bytes(), None, &context.caller).about(name.as_bytes())?;
+                branch::remove_tag(context.engine, name.as_bytes(), &context.caller)?;
                 Ok(out(context, row))
             }
         }

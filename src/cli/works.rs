@@ -56,17 +56,25 @@ macro_rules! registry {
 
 registry! {
     super::backup::Backup,
+    super::begin::Begin,
     super::branch::BranchEdit,
     super::branch::BranchList,
     super::check::Check,
+    super::commit::Commit,
+    super::conflicts::Conflicts,
+    super::conflicts::ResolveWork,
     super::diff::Diff,
     super::log::LogPage,
+    super::merge::Merge,
+    super::rollback::Rollback,
     super::show::Show,
+    super::sql::Sql,
     super::status::Status,
     super::switch::Switch,
     super::sync::Sync,
     super::tag::TagEdit,
     super::tag::TagList,
+    super::verify::Verify,
 }
 
 fn perform_as<W: Work>(args: Value, context: &Context<'_>) -> Result<Value> {

@@ -1,0 +1,67 @@
+//! `stone rollback`: gives a transaction up, or brings a whole branch back.
+
+use serde::{Deserialize, Serialize};
+
+use crate::version::txn;
+
+use super::app::App;
+use super::context::Context;
+use super::error::{Error, Result};
+use super::outcome::{choose, leave};
+use super::text::{Text, transaction};
+use super::works::Work;
+
+const EXAMPLES: &str = "\
+Examples:
+  stone rollback              the transaction that the mount shows, or the only open one
+  stone rollback T7           by its number";
+
+/// Gives a transaction up: no trace but the record
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct RollbackArgs {
+    /// The transaction
+    #[arg(value_name = "ID")]
+    id: Option<Text>,
+}
+
+/// The work of `stone rollback`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Rollback {
+    /// Which.
+    pub id: Option<Text>,
+}
+
+/// What was given up.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RolledBack {
+    /// The transaction, as `T7`.
+    pub transaction: String,
+}
+
+impl Work for Rollback {
+    const NAME: &'static str = "rollback";
+    const CHANGES: bool = true;
+    type Output = RolledBack;
+
+    fn execute(&self, context: &Context<'_>) -> Result<RolledBack> {
+        let row = choose(context, self.id.as_ref())?;
+        let row = txn::find_open(context.engine, row.id, &context.caller)?;
+        if context.host.mounts().iter().any(|mount| mount.run == Some(row.id)) {
+            let message = format!("T{} is of a `stone run` that is still running; end that program", row.id);
+            return Err(Error::failed(message));
+        }
+        leave(context, &row)?;
+        txn::rollback(context.engine, row.id, &context.caller)?;
+        context.engine.sync()?;
+        Ok(RolledBack { transaction: transaction(row.id) })
+    }
+}
+
+impl RollbackArgs {
+    pub(super) fn run(self, app: &App) -> Result<u8> {
+        let done = app.ask(&Rollback { id: self.id })?;
+        app.show(&done, false, |screen, done| screen.line(format!("Transaction {} rolled back", done.transaction)))?;
+        Ok(0)
+    }
+}
