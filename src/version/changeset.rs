@@ -123,6 +123,40 @@ impl<'t> Changeset<'t> {
         Ok(self.edits.get(&ino).and_then(|edit| edit.create.as_ref()).map(|row| row.kind))
     }
 
+    /// Where an inode's bytes are in the result: a state and a number there; `None` for new bytes.
+    pub fn content_of(&self, ino: Ino) -> Option<(&'t State<'t>, Ino)> {
+        match self.edits.get(&ino).and_then(|edit| edit.content.as_ref()) {
+            Some(Source::State(state, from)) => Some((state, *from)),
+            Some(Source::Bytes(_)) => None,
+            None => Some((self.head, ino)),
+        }
+    }
+
+    /// Where an inode's mode, owner, ACL and extended attributes are in the result.
+    pub fn attrs_of(&self, ino: Ino) -> (&'t State<'t>, Ino) {
+        self.edits.get(&ino).and_then(|edit| edit.attrs).unwrap_or((self.head, ino))
+    }
+
+    /// Whether an inode can be reached from the root in the result.
+    pub fn is_reachable(&self, ino: Ino) -> Result<bool> {
+        self.is_reachable_within(ino, 0)
+    }
+
+    fn is_reachable_within(&self, ino: Ino, depth: usize) -> Result<bool> {
+        if ino == Ino::ROOT {
+            return Ok(true);
+        }
+        if depth > 4096 {
+            return Ok(false);
+        }
+        for (parent, _) in self.names(ino)? {
+            if self.is_reachable_within(parent, depth + 1)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The changed entries of a directory.
     fn entries_of(&self, dir: Ino) -> impl Iterator<Item = (&Place, &Option<Found>)> {
         let start: Option<Place> = Name::new(&[1]).ok().map(|name| (dir, name));
@@ -157,10 +191,10 @@ impl<'t> Changeset<'t> {
         Ok(())
     }
 
-    /// Removes a name and, of a directory, everything below it.
+    /// Removes a name and, of a directory, everything below it, unless it has its place elsewhere by now.
     pub fn remove_tree(&mut self, place: &Place) -> Result<()> {
         let Some((ino, kind)) = self.entry(place)? else { return Ok(()) };
-        if kind == Kind::Dir {
+        if kind == Kind::Dir && self.names(ino)?.len() < 2 {
             for name in self.list(ino)?.into_keys() {
                 self.remove_tree(&(ino, name))?;
             }

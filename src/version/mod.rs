@@ -10,14 +10,17 @@ pub mod conflict;
 mod delta;
 pub mod diff;
 mod error;
+pub mod history;
 pub mod merge;
 pub mod point;
 pub mod readset;
 pub mod refs;
-#[allow(dead_code)] // history resolves paths
+
+pub mod restore;
 mod state;
 pub mod text;
 pub mod txn;
+pub mod undo;
 
 pub use bytes::PathBytes;
 pub use error::{ErrorKind, Result, VersionError, show};

@@ -260,6 +260,53 @@ pub(crate) fn apply_at(
     engine.apply(branch, mutations, draft, &mut validate, caller)
 }
 
+/// A change set that is a transaction of its own (undo, restore): begun and committed in one event.
+pub(crate) struct Whole {
+    pub kind: TxnKind,
+    pub target: BranchId,
+    pub point: Seq,
+    pub message: String,
+    pub detail: Detail,
+}
+
+/// Applies a change set as a transaction; `WouldBlock` where the target has moved on since `point`.
+pub(crate) fn apply_whole(
+    engine: &Engine,
+    whole: Whole,
+    mut mutations: Vec<Mutation>,
+    caller: &Caller,
+) -> std::result::Result<(TxnId, Seq), FsError> {
+    let hidden = engine.fork(None, View::as_of(whole.target, whole.point), caller)?;
+    let outer = open_ones(engine).into_iter().find(|row| row.branch == whole.target);
+    let id = engine.next_txn();
+    mutations.push(Mutation::Txn(Box::new(TxnRow {
+        id,
+        branch: hidden.id,
+        target: whole.target,
+        base: whole.point,
+        kind: whole.kind,
+        state: TxnState::Committed,
+        serializable: false,
+        outer: outer.map(|row| row.id),
+        uid: caller.uid,
+        begun: Seq::ZERO,
+        begun_time: Timestamp::default(),
+        ended: None,
+        ended_time: None,
+        message: whole.message,
+        label: String::new(),
+        detail: whole.detail.print(),
+    })));
+    let seq = apply_at(engine, whole.target, mutations, draft(Op::Commit, id), whole.point, caller)?;
+    Ok((id, seq))
+}
+
+/// Counts what an event changed on a branch.
+pub(crate) fn summary_of(engine: &Engine, branch: BranchId, seq: Seq) -> Result<Summary> {
+    let before = View::as_of(branch, Seq(seq.0.saturating_sub(1)));
+    Ok(Summary::of(&diff::diff(engine, before, View::as_of(branch, seq), None)?))
+}
+
 /// One attempt to commit: first committer wins, key by key.
 struct Commit<'a, 't> {
     base: &'a State<'t>,
