@@ -231,6 +231,17 @@ impl Context<'_> {
         Ok(refs::resolve(self.engine, text.as_bytes(), &context)?)
     }
 
+    /// The view that a reference names; the live tree's where there is none.
+    ///
+    /// # Errors
+    /// Where it names nothing, with why.
+    pub fn view_at(&self, at: Option<&Text>) -> Result<View> {
+        match at {
+            Some(text) => self.reference(text),
+            None => self.live_view(),
+        }
+    }
+
     /// The point that a reference names; of a branch, its present.
     ///
     /// # Errors

@@ -38,7 +38,8 @@ enum Step {
     Maps = 2,
     Propagation = 3,
     Bind = 4,
-    WorkingDirectory = 5,
+    Seen = 5,
+    WorkingDirectory = 6,
 }
 
 /// Everything that the child needs, made before the fork: afterwards nothing may be allocated.
@@ -47,6 +48,7 @@ struct Plan {
     gid_map: CString,
     namespaces: libc::c_int,
     binds: Vec<(CString, CString)>,
+    dev: u64,
     cwd: CString,
     report: RawFd,
 }
@@ -55,12 +57,12 @@ fn c_string(text: &OsStr) -> io::Result<CString> {
     CString::new(text.as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
-/// Starts a command in namespaces of its own, with trees bound over others and the working directory
-/// entered anew.
+/// Starts a command in namespaces of its own, with trees of a device bound over others and the working
+/// directory entered anew.
 ///
 /// # Errors
 /// [`IsolateError`] says whether the namespaces or the command are to blame.
-pub fn spawn(program: &OsStr, args: &[OsString], over: &[Over], cwd: &Path) -> Result<Child, IsolateError> {
+pub fn spawn(program: &OsStr, args: &[OsString], over: &[Over], dev: u64, cwd: &Path) -> Result<Child, IsolateError> {
     let own = |error: io::Error| IsolateError::Namespace(Error::from(error));
     let (reader, writer) = io::pipe().map_err(own)?;
     let uid = rustix::process::geteuid().as_raw();
@@ -71,6 +73,7 @@ pub fn spawn(program: &OsStr, args: &[OsString], over: &[Over], cwd: &Path) -> R
         gid_map: CString::new(format!("{gid} {gid} 1\n")).unwrap_or_default(),
         namespaces: if uid == 0 { libc::CLONE_NEWNS } else { libc::CLONE_NEWNS | libc::CLONE_NEWUSER },
         binds: binds.collect::<io::Result<_>>().map_err(own)?,
+        dev,
         cwd: c_string(cwd.as_os_str()).map_err(own)?,
         report: writer.as_raw_fd(),
     };
@@ -114,6 +117,9 @@ impl Plan {
         self.step(Step::Propagation, mount(None, c"/", libc::MS_REC | libc::MS_SLAVE))?;
         for (from, at) in &self.binds {
             self.step(Step::Bind, mount(Some(from), at, libc::MS_BIND))?;
+            // never run on what merely looks like the transaction's view
+            let seen = device_of(at).and_then(|dev| if dev == self.dev { Ok(()) } else { Err(not_seen()) });
+            self.step(Step::Seen, seen)?;
         }
         self.step(Step::WorkingDirectory, chdir(&self.cwd))?;
         die_with_parent();
@@ -143,6 +149,20 @@ fn mount(from: Option<&CString>, at: &std::ffi::CStr, flags: libc::c_ulong) -> i
     let source = from.map_or(std::ptr::null(), |from| from.as_ptr());
     // SAFETY: all pointers are null or NUL-terminated strings that outlive the call.
     result(unsafe { libc::mount(source, at.as_ptr(), std::ptr::null(), flags, std::ptr::null()) })
+}
+
+fn not_seen() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENODEV)
+}
+
+#[allow(unsafe_code)] // as for mount
+fn device_of(path: &std::ffi::CStr) -> io::Result<u64> {
+    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: the path is NUL-terminated; the buffer is read only where the call has filled it.
+    unsafe {
+        result(libc::stat(path.as_ptr(), stat.as_mut_ptr()))?;
+        Ok(stat.assume_init().st_dev)
+    }
 }
 
 #[allow(unsafe_code)] // as for mount
@@ -190,6 +210,12 @@ fn explain(step: u8, error: &io::Error) -> Error {
     let what = match step {
         1 | 2 => "cannot make the namespaces that isolate the command",
         3 | 4 => "cannot bind the transaction's view over the mount",
+        5 => {
+            return Error::failed(
+                "the transaction's view cannot be seen from here: inside of another `stone run`, mounts must be \
+                 shared (mount --make-rshared / outside of it)",
+            );
+        }
         _ => "cannot enter the working directory in the transaction's view",
     };
     let advice = match step {

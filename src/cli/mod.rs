@@ -15,6 +15,7 @@ mod context;
 mod daemon;
 mod diff;
 mod error;
+mod history;
 mod holders;
 mod init;
 mod isolate;
@@ -37,6 +38,7 @@ mod sync;
 mod tag;
 mod text;
 mod umount;
+mod undo;
 mod users;
 mod verify;
 mod works;
@@ -111,7 +113,12 @@ commands! {
     Diff(diff::DiffArgs),
     Tag(tag::TagArgs),
     Log(log::LogArgs),
+    History(history::HistoryArgs),
     Show(show::ShowArgs),
+    Restore(undo::RestoreArgs),
+    Undo(undo::UndoArgs),
+    Redo(undo::RedoArgs),
+    Blame(history::BlameArgs),
     Verify(verify::VerifyArgs),
     Sql(sql::SqlArgs),
     Check(check::CheckArgs),

@@ -9,12 +9,14 @@ use super::context::Context;
 use super::error::{Error, Result};
 use super::outcome::{choose, leave};
 use super::text::{Text, transaction};
+use super::undo::RollbackTo;
 use super::works::Work;
 
 const EXAMPLES: &str = "\
 Examples:
   stone rollback              the transaction that the mount shows, or the only open one
-  stone rollback T7           by its number";
+  stone rollback T7           by its number
+  stone rollback --to 10:40   brings the whole live branch back to a state, as a new transaction";
 
 /// Gives a transaction up: no trace but the record
 #[derive(Clone, Debug, clap::Args)]
@@ -23,6 +25,9 @@ pub struct RollbackArgs {
     /// The transaction
     #[arg(value_name = "ID")]
     id: Option<Text>,
+    /// Brings the whole live branch back to this state instead; nothing is erased
+    #[arg(long, value_name = "REF", conflicts_with = "id", allow_hyphen_values = true)]
+    to: Option<Text>,
 }
 
 /// The work of `stone rollback`.
@@ -60,6 +65,11 @@ impl Work for Rollback {
 
 impl RollbackArgs {
     pub(super) fn run(self, app: &App) -> Result<u8> {
+        if let Some(to) = self.to {
+            let outcome = app.ask(&RollbackTo { to })?;
+            app.show(&outcome, false, |screen, outcome| outcome.render(screen))?;
+            return Ok(outcome.status());
+        }
         let done = app.ask(&Rollback { id: self.id })?;
         app.show(&done, false, |screen, done| screen.line(format!("Transaction {} rolled back", done.transaction)))?;
         Ok(0)

@@ -114,6 +114,8 @@ pub struct RunBegun {
     pub transaction: String,
     /// Where its view is mounted for a moment.
     pub dir: TreePath,
+    /// The device number of its files.
+    pub dev: u64,
 }
 
 /// Says how the command ended.
@@ -187,7 +189,7 @@ impl RunArgs {
         let cwd = std::env::current_dir().map_err(|error| Error::from(error).about(b"the working directory"))?;
         let over = overlays(place, Path::new(begun.dir.as_os_str()))?;
         let (program, args) = self.command.split_first().ok_or_else(|| Error::usage("no command"))?;
-        let mut child = match isolate::spawn(program, args, &over, &cwd) {
+        let mut child = match isolate::spawn(program, args, &over, begun.dev, &cwd) {
             Ok(child) => child,
             Err(error) => {
                 let end = RunEnd { how: RunEndHow::Rollback, status: 0, pid: 0 };

@@ -100,7 +100,7 @@ impl Run {
         match Run::mount(parts, &txn, &mount, wanted.branch.clone()) {
             Ok(run) => {
                 let dir = TreePath::from(run.dir.clone().into_os_string());
-                let begun = RunBegun { transaction: transaction(txn.id), dir };
+                let begun = RunBegun { transaction: transaction(txn.id), dir, dev: run.dev };
                 Ok((run, begun))
             }
             Err(error) => {

@@ -64,6 +64,8 @@ registry! {
     super::conflicts::Conflicts,
     super::conflicts::ResolveWork,
     super::diff::Diff,
+    super::history::BlameWork,
+    super::history::History,
     super::log::LogPage,
     super::merge::Merge,
     super::rollback::Rollback,
@@ -74,6 +76,10 @@ registry! {
     super::sync::Sync,
     super::tag::TagEdit,
     super::tag::TagList,
+    super::undo::Redo,
+    super::undo::Restore,
+    super::undo::RollbackTo,
+    super::undo::Undo,
     super::verify::Verify,
 }
 
