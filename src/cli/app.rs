@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use crate::store::StoreError;
 use crate::store::sqlite::SqliteStore;
 use crate::types::{Caller, ProcId, SystemClock};
 
-use super::context::{Context, Origin, Unmounted};
+use super::context::{Context, Host, Origin, Unmounted};
 use super::error::{About, Error, Result};
 use super::place::Place;
 use super::screen::Screen;
@@ -58,7 +59,7 @@ pub struct App {
     pub globals: Globals,
     /// The user's time zone.
     pub zone: TimeZone,
-    access: OnceCell<Access>,
+    access: OnceCell<Rc<Access>>,
 }
 
 /// The way to an open database.
@@ -67,6 +68,8 @@ pub struct Access {
     pub place: Place,
     origin: Origin,
     backend: Backend,
+    /// The directory of the tree that typed paths begin at, where a shell stands in one.
+    cwd: RefCell<Option<Vec<u8>>>,
 }
 
 enum Backend {
@@ -79,12 +82,19 @@ struct Local {
     engine: Arc<Engine>,
     /// This process in the record, once it changes something.
     recorded: OnceCell<(Arc<ProcessTable>, ProcId)>,
+    /// What stands in for a mount, in a shell.
+    host: OnceCell<Box<dyn Host>>,
 }
 
 impl App {
     /// Begins a run.
     pub fn new(globals: Globals) -> App {
         App { globals, zone: TimeZone::system(), access: OnceCell::new() }
+    }
+
+    /// A run of one command on the database that this one has open, with options of its own.
+    pub fn with_options(&self, globals: Globals) -> App {
+        App { globals, zone: self.zone.clone(), access: self.access.clone() }
     }
 
     /// Finds the database (by options, these typed paths, or the working directory) and opens it or
@@ -114,7 +124,7 @@ impl App {
 
     fn use_place(&self, place: Place) -> Result<&Access> {
         let access = Access::open(place)?;
-        Ok(self.access.get_or_init(|| access))
+        Ok(self.access.get_or_init(|| Rc::new(access)))
     }
 
     /// Has work done.
@@ -130,7 +140,7 @@ impl App {
     /// # Errors
     /// Where no database is found or the path is not in its tree.
     pub fn tree_path(&self, typed: &TreePath) -> Result<TreePath> {
-        self.access(&[typed])?.place.tree_path(typed)
+        self.access(&[typed])?.tree_path(typed)
     }
 
     /// Shows a result: as JSON, or as `render` has it.
@@ -175,7 +185,7 @@ impl App {
     /// # Errors
     /// Those of the store.
     pub fn finish(self) -> Result<()> {
-        match self.access.into_inner() {
+        match self.access.into_inner().and_then(Rc::into_inner) {
             Some(Access { backend: Backend::Here(local), place, .. }) => {
                 if let Some((processes, _)) = local.recorded.get() {
                     processes.settle(Duration::from_millis(SETTLE_MS));
@@ -199,12 +209,17 @@ impl Access {
         let start = Instant::now();
         loop {
             if let Some(client) = connect(&place.database)? {
-                return Ok(Access { place, origin, backend: Backend::Daemon(RefCell::new(client)) });
+                return Ok(Access {
+                    place,
+                    origin,
+                    backend: Backend::Daemon(RefCell::new(client)),
+                    cwd: RefCell::default(),
+                });
             }
             match open_engine(&place.database) {
                 Ok(engine) => {
-                    let local = Local { engine, recorded: OnceCell::new() };
-                    return Ok(Access { place, origin, backend: Backend::Here(local) });
+                    let local = Local { engine, recorded: OnceCell::new(), host: OnceCell::new() };
+                    return Ok(Access { place, origin, backend: Backend::Here(local), cwd: RefCell::default() });
                 }
                 Err(OpenError::Busy(_)) if start.elapsed() < Duration::from_millis(BUSY_WAIT_MS) => {
                     thread::sleep(Duration::from_millis(20));
@@ -237,7 +252,7 @@ impl Access {
                 let context = Context {
                     engine: &local.engine,
                     database: &self.place.database,
-                    host: &Unmounted,
+                    host: local.host.get().map_or(&Unmounted, |host| host.as_ref()),
                     caller,
                     zone: self.origin.time_zone(),
                     dev: None,
@@ -247,6 +262,45 @@ impl Access {
                 };
                 work.execute(&context)
             }
+        }
+    }
+}
+
+impl Access {
+    /// A typed path in the tree.
+    ///
+    /// # Errors
+    /// Where it is outside of the mount.
+    pub fn tree_path(&self, typed: &TreePath) -> Result<TreePath> {
+        match &*self.cwd.borrow() {
+            Some(cwd) if !typed.as_bytes().starts_with(b"/") => {
+                self.place.tree_path(&TreePath([cwd.as_slice(), b"/", typed.as_bytes()].concat()))
+            }
+            Some(_) | None => self.place.tree_path(typed),
+        }
+    }
+
+    /// Lets relative paths begin at a directory of the tree.
+    pub fn stand_in(&self, dir: &[u8]) {
+        *self.cwd.borrow_mut() = Some(dir.to_vec());
+    }
+
+    /// The file system and this process as its caller, where this process has the database open itself.
+    pub fn local(&self) -> Option<(&Arc<Engine>, Caller)> {
+        match &self.backend {
+            Backend::Daemon(_) => None,
+            Backend::Here(local) => {
+                let mut caller = own_caller();
+                caller.process = local.own_process(&caller);
+                Some((&local.engine, caller))
+            }
+        }
+    }
+
+    /// Lets something stand in for a mount of a database that this process has open itself.
+    pub fn serve(&self, host: Box<dyn Host>) {
+        if let Backend::Here(local) = &self.backend {
+            drop(local.host.set(host));
         }
     }
 }

@@ -30,6 +30,7 @@ mod rollback;
 mod run;
 mod runs;
 mod screen;
+mod shell;
 mod show;
 mod sql;
 mod status;
@@ -121,6 +122,7 @@ commands! {
     Blame(history::BlameArgs),
     Verify(verify::VerifyArgs),
     Sql(sql::SqlArgs),
+    Shell(shell::ShellArgs),
     Check(check::CheckArgs),
     Backup(backup::BackupArgs),
 }
@@ -145,17 +147,25 @@ pub fn main() -> ExitCode {
 ///
 /// # Errors
 /// Those of the command; wrong usage too.
-#[allow(dead_code)] // for the shell
 pub(crate) fn run_words(app: &App, words: impl IntoIterator<Item = OsString>) -> Result<u8> {
     let words = std::iter::once(OsString::from("stone")).chain(words);
     match Cli::try_parse_from(words) {
-        Ok(cli) => cli.command.run(app),
+        Ok(cli) => {
+            let globals = Globals { json: cli.globals.json || app.globals.json, ..cli.globals };
+            cli.command.run(&app.with_options(globals))
+        }
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             drop(error.print());
             Ok(0)
         }
         Err(error) => Err(Error::usage(one_line(&error))),
     }
+}
+
+/// The names of all commands.
+pub(crate) fn command_names() -> Vec<String> {
+    use clap::CommandFactory;
+    Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect()
 }
 
 /// Prints an error and returns the status to exit with.

@@ -69,6 +69,8 @@ registry! {
     super::log::LogPage,
     super::merge::Merge,
     super::rollback::Rollback,
+    super::shell::Standing,
+    super::shell::Step,
     super::show::Show,
     super::sql::Sql,
     super::status::Status,
