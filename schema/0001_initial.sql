@@ -90,6 +90,7 @@ CREATE TABLE chunk (
     data     BLOB    NOT NULL
 );
 CREATE INDEX chunk_prefix ON chunk (prefix);
+CREATE INDEX chunk_base ON chunk (base) WHERE base IS NOT NULL;
 
 CREATE TABLE orphan (
     branch INTEGER NOT NULL,

@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 
 use super::{
     BranchRow, ChunkHash, Counters, DigestRow, EntryRow, EntryVersionRow, EventFilter, EventRow, ExtentRow, Group,
-    InodeRow, MergeRow, ProcessRow, ReadTxn, Result, Space, Store, StoreError, StoredRow, TagRow, Touched, TxnRow,
-    VersionRow, WriteTxn,
+    InodeRow, MergeRow, ProcessRow, Prune, Pruned, ReadTxn, Result, Space, Store, StoreError, StoredRow, TagRow,
+    Touched, TxnRow, VersionRow, WriteTxn,
 };
 use crate::types::{BranchId, ChunkId, Ino, Lineage, ProcId, Seq, Timestamp};
 
@@ -140,6 +140,14 @@ impl Store for FailingStore {
 
     fn check(&self) -> Result<Vec<String>> {
         self.inner.check()
+    }
+
+    fn prune(&self, request: &Prune) -> Result<Pruned> {
+        self.around(Call::Write, || self.inner.prune(request))
+    }
+
+    fn release(&self, pages: u32) -> Result<u64> {
+        self.around(Call::Write, || self.inner.release(pages))
     }
 
     fn backup(&self, to: &Path) -> Result<()> {

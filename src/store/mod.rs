@@ -22,7 +22,9 @@ pub use rows::{
     InodeRow, MergeRow, Period, ProcessRow, Space, StoredRow, TagRow, TxnKind, TxnRow, TxnState, VersionRow,
 };
 
-use crate::types::{BranchId, ChunkId, Ino, Lineage, Name, ProcId, Seq, Timestamp, TxnId};
+use serde::{Deserialize, Serialize};
+
+use crate::types::{BranchId, ChunkId, Ino, Lineage, Name, ProcId, Segment, Seq, Timestamp, TxnId};
 
 /// What the store's calls return.
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -53,6 +55,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// Looks for damage: page structure, dangling rows, overlapping periods. One line a finding.
     fn check(&self) -> Result<Vec<String>>;
+
+    /// Forgets history before a point, but for what branches, open transactions, tags, merge bases
+    /// and the request's pins need. Runs in slices beside other writers; cut short, it can be
+    /// repeated.
+    fn prune(&self, request: &Prune) -> Result<Pruned>;
+
+    /// Returns up to so many free pages to the disk, a bounded step. Returns the bytes that are
+    /// still free inside the database.
+    fn release(&self, pages: u32) -> Result<u64>;
 
     /// Writes a consistent copy of everything committed so far to a new file.
     fn backup(&self, to: &std::path::Path) -> Result<()>;
@@ -176,6 +187,32 @@ pub trait WriteTxn: ReadTxn {
 
     /// Makes the changes visible; durable before returning where `durable`, else in order but lazily.
     fn commit(self: Box<Self>, durable: bool) -> Result<()>;
+}
+
+/// What to forget.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prune {
+    /// The first event whose state is kept.
+    pub before: Seq,
+    /// Further states to keep.
+    pub pins: Vec<Segment>,
+    /// Whether only to say what would go.
+    pub dry_run: bool,
+}
+
+/// What was forgotten, or would be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// The first event whose state is kept.
+    pub before: Seq,
+    /// Rows of the temporal tables.
+    pub rows: u64,
+    /// Events.
+    pub events: u64,
+    /// Chunks.
+    pub chunks: u64,
+    /// Bytes of those chunks as they are stored.
+    pub bytes: u64,
 }
 
 /// Settings and counters that a new database starts with.

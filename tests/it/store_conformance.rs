@@ -3,14 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use stonefs::store::failing::{Call, FailingStore, Fault};
 use stonefs::store::sqlite::SqliteStore;
 use stonefs::store::{
-    BranchRow, ChunkData, Content, EntryRow, EventFilter, EventRow, Group, InitOptions, InodeRow, Mutation, ReadTxn,
-    Store, StoreError, TagRow, Touched,
+    BranchRow, ChunkData, Content, Counters, EntryRow, EventFilter, EventRow, Group, InitOptions, InodeRow, Mutation,
+    ReadTxn, Store, StoreError, TagRow, Touched,
 };
 use stonefs::types::{BranchId, Ino, Kind, Lineage, Name, Op, ProcId, Segment, Seq, Timestamp};
 
-use crate::store_resolution::every_view_resolves_as_the_model_does;
+use crate::store_resolution::{every_view_resolves_as_the_model_does, pruning_keeps_every_state_that_is_pinned};
 
 /// How to make a store of some kind at a path, and how to open it again.
 pub struct Maker {
@@ -55,6 +56,9 @@ conformance! {
     touched_says_what_changed,
     events_are_filtered,
     every_view_resolves_as_the_model_does,
+    pruning_keeps_every_state_that_is_pinned,
+    overwrites_of_a_chunk_read_back_whole,
+    a_fault_strikes_where_it_was_planned,
 }
 
 pub fn lineage(segments: &[(u64, u64)]) -> Lineage {
@@ -150,9 +154,22 @@ pub fn fork(id: u64, parent: u64, base: u64) -> Mutation {
 /// Applies and commits mutations as one group.
 pub fn write(store: &dyn Store, mutations: Vec<Mutation>) {
     let mut txn = store.write().unwrap();
-    let counters = txn.counters().unwrap();
+    let counters = counters_after(txn.counters().unwrap(), &mutations);
     txn.apply(&Group { mutations, counters }).unwrap();
     txn.commit(false).unwrap();
+}
+
+/// The counters after some mutations.
+fn counters_after(mut counters: Counters, mutations: &[Mutation]) -> Counters {
+    for mutation in mutations {
+        match mutation {
+            Mutation::Inode { ino, .. } => counters.next_ino = counters.next_ino.max(Ino(ino.0 + 1)),
+            Mutation::Branch(row) => counters.next_branch = counters.next_branch.max(BranchId(row.id.0 + 1)),
+            Mutation::Event(row) => (counters.seq, counters.time) = (counters.seq.max(row.seq), row.time),
+            _ => {}
+        }
+    }
+    counters
 }
 
 fn find(read: &dyn ReadTxn, lineage: &Lineage, text: &str) -> Option<u64> {
@@ -239,14 +256,15 @@ fn what_is_dropped_is_undone(maker: &Maker, path: &Path) {
     let store = (maker.create)(path).unwrap();
     let mut made = event(2, 1, Op::Create);
     made.path = Some(Arc::from(&b"/new/a"[..]));
-    let group = |seq: u64| Group {
-        mutations: vec![
+    let group = |seq: u64| {
+        let mutations = vec![
             put_inode(1, seq, 2, Some(file_row(1))),
             put_entry(1, seq, 1, "a", Some(2)),
             fork(2, 1, 1),
-            Mutation::Event(Box::new(EventRow { seq: Seq(seq), ..made.clone() })),
-        ],
-        counters: store.read().unwrap().counters().unwrap(),
+            Mutation::Event(Box::new(EventRow { seq: Seq(seq), time: Timestamp(NOW.0 + 5), ..made.clone() })),
+        ];
+        let counters = counters_after(store.read().unwrap().counters().unwrap(), &mutations);
+        Group { mutations, counters }
     };
     let mut txn = store.write().unwrap();
     txn.apply(&group(2)).unwrap();
@@ -458,4 +476,73 @@ fn events_are_filtered(maker: &Maker, path: &Path) {
     assert_eq!(read.seq_at(Timestamp(NOW.0 - 1)).unwrap(), None);
     assert_eq!(read.seq_at(Timestamp(NOW.0 + 12)).unwrap(), Some((Seq(12), Timestamp(NOW.0 + 12))));
     assert_eq!(read.seq_at(Timestamp(i64::MAX)).unwrap().unwrap().0, Seq(30));
+}
+
+fn overwrites_of_a_chunk_read_back_whole(maker: &Maker, path: &Path) {
+    let store = (maker.create)(path).unwrap();
+    let mut bytes = vec![0u8; 128 * 1024];
+    let mut expected = Vec::new();
+    for at in 2..200u64 {
+        let offset = (at * 7919 * 4096) as usize % (bytes.len() - 4096);
+        bytes[offset..offset + 4096].fill(at as u8);
+        // Now and then it shrinks, and grows again.
+        if at % 50 == 0 {
+            bytes.truncate(100_000);
+        } else if at % 50 == 10 {
+            bytes.resize(128 * 1024, 9);
+        }
+        write(&*store, vec![put_bytes(1, at, 2, 0, &bytes)]);
+        expected.push((at, *blake3::hash(&bytes).as_bytes()));
+    }
+    store.close().unwrap();
+    let store = (maker.open)(path).unwrap();
+    let read = store.read().unwrap();
+    for (at, hash) in expected {
+        let extents = read.extents(&lineage(&[(1, at)]), Ino(2), Seq::ZERO, 0..1).unwrap();
+        let chunk = read.chunk(extents[0].chunk).unwrap();
+        assert_eq!(*blake3::hash(&chunk).as_bytes(), hash, "as of e{at}");
+        assert_eq!(read.chunk_hash(extents[0].chunk).unwrap(), hash);
+        assert_eq!(read.chunk_range(extents[0].chunk, 5..9).unwrap(), chunk[5..9]);
+    }
+    assert!(store.space().unwrap().total < 8 << 20, "{:?}", store.space());
+}
+
+fn a_fault_strikes_where_it_was_planned(maker: &Maker, path: &Path) {
+    let inner: Arc<dyn Store> = Arc::from((maker.create)(path).unwrap());
+    let store = FailingStore::new(inner);
+    let group = |seq: u64| Group {
+        mutations: vec![put_entry(1, seq, 1, &format!("f{seq}"), Some(seq))],
+        counters: Default::default(),
+    };
+    let put = |seq: u64, durable: bool| {
+        let mut txn = store.write()?;
+        txn.apply(&group(seq))?;
+        txn.commit(durable)
+    };
+    let there = |seq: u64| find(&*store.read().unwrap(), &live(1), &format!("f{seq}")).is_some();
+    store.fail_once(Call::Apply, 2, StoreError::Full);
+    assert_eq!(put(2, false), Ok(()));
+    assert_eq!(put(3, false), Err(StoreError::Full));
+    assert_eq!(put(4, false), Ok(()));
+    assert!(there(2) && !there(3) && there(4));
+
+    store.fail_once(Call::Commit, 1, StoreError::Backend("no".to_string()));
+    assert!(put(5, true).is_err());
+    assert!(!there(5));
+
+    let after = Fault { call: Call::Commit, nth: 1, error: StoreError::Closed, after: true, lasting: false };
+    store.fail(after);
+    assert_eq!(put(6, true), Err(StoreError::Closed));
+    assert!(there(6));
+
+    store.fail_once(Call::Sync, 1, StoreError::Full);
+    assert_eq!(put(7, false), Ok(()));
+    assert_eq!(put(8, true), Err(StoreError::Full));
+    assert!(there(8));
+
+    store.fail(Fault { call: Call::Read, nth: 2, error: StoreError::Closed, after: false, lasting: true });
+    assert!(store.read().is_ok());
+    assert!(store.read().is_err() && store.read().is_err());
+    store.heal();
+    assert!(store.read().is_ok());
 }

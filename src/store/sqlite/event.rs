@@ -16,6 +16,8 @@ const COLUMNS: &str = "e.seq, e.time, e.raw_time, e.branch, e.txn, e.op, e.ino, 
 
 const JOINS: &str = "LEFT JOIN path d ON d.id=e.dir LEFT JOIN path d2 ON d2.id=e.dir2";
 
+pub(super) const AT: &str = "SELECT seq, time FROM event WHERE seq<=?1 ORDER BY seq DESC LIMIT 1";
+
 fn read_row(row: &Row<'_>) -> Result<EventRow> {
     let time = codec::time(row, 1)?;
     let code: u8 = row.get(5)?;
@@ -75,7 +77,7 @@ pub(super) fn find(conn: &Connection, seq: Seq) -> Result<Option<EventRow>> {
 
 /// Times grow with numbers, so that halving finds the event without an index on time.
 pub(super) fn seq_at(conn: &Connection, at: Timestamp) -> Result<Option<(Seq, Timestamp)>> {
-    let mut statement = conn.prepare_cached("SELECT seq, time FROM event WHERE seq<=?1 ORDER BY seq DESC LIMIT 1")?;
+    let mut statement = conn.prepare_cached(AT)?;
     let mut at_or_before = |bound: i64| -> Result<Option<(i64, i64)>> {
         Ok(statement.query_row([bound], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
     };

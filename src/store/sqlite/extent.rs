@@ -103,6 +103,11 @@ fn list_round(
     Ok(None)
 }
 
+/// Finds the chunk that an index shows now, whatever the file's `data_from` says.
+pub(super) fn present(conn: &Connection, lineage: &Lineage, ino: Ino, index: u64) -> Result<Option<ChunkId>> {
+    Ok(resolve(conn, lineage, ino, index)?.map(|(chunk, _)| chunk))
+}
+
 /// Applies a change of one index.
 pub(super) fn put(
     conn: &Connection,

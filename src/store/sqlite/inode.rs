@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::codec;
 use super::temporal::{self, Change, Cuts, Seek};
 use crate::store::{Content, InodeRow, Period, Result, StoredRow, VersionRow};
-use crate::types::{BranchId, Ino, Lineage, ProcId, Seq, Timestamp};
+use crate::types::{BranchId, Ino, Kind, Lineage, ProcId, Seq, Timestamp};
 
 macro_rules! columns {
     () => {
@@ -69,6 +69,21 @@ pub(super) fn find(conn: &Connection, lineage: &Lineage, ino: Ino) -> Result<Opt
         let mut statement = conn.prepare_cached(sql)?;
         let mut rows = statement.query(params![codec::int(ino.0), codec::int(branch.0), codec::int(cut.0)])?;
         rows.next()?.map(read_version).transpose()
+    })
+}
+
+/// Finds an inode's type without reading the rest of it.
+pub(super) fn kind(conn: &Connection, lineage: &Lineage, ino: Ino) -> Result<Option<Kind>> {
+    temporal::decide(lineage, |seek, branch, cut| {
+        let mut statement = conn.prepare_cached(match seek {
+            Seek::Exact => EXACT,
+            Seek::Below => BELOW,
+        })?;
+        let mut rows = statement.query(params![codec::int(ino.0), codec::int(branch.0), codec::int(cut.0)])?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        let period = Period { branch: codec::branch(row, 0)?, from: codec::seq(row, 1)?, to: codec::seq(row, 2)? };
+        let tombstone = row.get_ref(3)? == rusqlite::types::ValueRef::Null;
+        Ok(Some((period, if tombstone { None } else { Some(codec::kind(row, 3)?) })))
     })
 }
 

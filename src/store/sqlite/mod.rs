@@ -1,5 +1,6 @@
 //! The SQLite store: one file in WAL mode, one writer, a pool of readers.
 
+mod check;
 mod chunk;
 mod codec;
 mod connection;
@@ -10,7 +11,10 @@ mod extent;
 mod inode;
 mod ledger;
 mod lines;
+#[cfg(test)]
+mod plans;
 mod process;
+mod prune;
 pub mod query;
 mod read;
 mod schema;
@@ -22,17 +26,21 @@ mod xattr;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
 
 use self::connection::Log;
-use self::read::SqliteRead;
+use self::read::{Connected, SqliteRead};
 use self::write::{SqliteWrite, Writer};
-use super::{InitOptions, ReadTxn, Result, Space, Store, StoreError, WriteTxn};
+use super::{InitOptions, Prune, Pruned, ReadTxn, Result, Space, Store, StoreError, WriteTxn};
 
 /// Read connections that wait for the next reader.
 const IDLE_READERS: usize = 8;
+
+/// How long an estimate of space holds.
+const SHARE_AGE: Duration = Duration::from_secs(5);
 
 /// A database in one SQLite file.
 pub struct SqliteStore {
@@ -44,6 +52,8 @@ pub struct SqliteStore {
     log: Option<Log>,
     checkpointer: Mutex<Option<Connection>>,
     mode: Mode,
+    /// The last estimate of present and of all bytes, and when it was made.
+    share: Mutex<Option<(Instant, (u64, u64))>>,
     closed: AtomicBool,
     failed: AtomicBool,
 }
@@ -110,6 +120,7 @@ impl SqliteStore {
             log: Some(log),
             checkpointer: Mutex::new(Some(checkpointer)),
             mode: Mode::ReadWrite,
+            share: Mutex::new(None),
             closed: AtomicBool::new(false),
             failed: AtomicBool::new(false),
         })
@@ -142,6 +153,7 @@ impl SqliteStore {
             log: None,
             checkpointer: Mutex::new(None),
             mode,
+            share: Mutex::new(None),
             closed: AtomicBool::new(false),
             failed: AtomicBool::new(false),
         })
@@ -150,6 +162,17 @@ impl SqliteStore {
     /// The database's file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn begin_write(&self) -> Result<SqliteWrite<'_>> {
+        let writer = self.writer.lock();
+        if self.closed.load(Ordering::Acquire) || self.failed.load(Ordering::Acquire) {
+            return Err(StoreError::Closed);
+        }
+        if self.mode != Mode::ReadWrite {
+            return Err(StoreError::Backend(format!("{} was opened for reading only", self.path.display())));
+        }
+        SqliteWrite::begin(self, writer)
     }
 
     fn reader(&self) -> Result<Connection> {
@@ -172,6 +195,19 @@ impl SqliteStore {
         if readers.len() < IDLE_READERS && !self.closed.load(Ordering::Acquire) {
             readers.push(conn);
         }
+    }
+
+    /// Bytes of the present and of everything, by an estimate that is made anew now and then.
+    fn live_share(&self, conn: &Connection) -> Result<(u64, u64)> {
+        let mut share = self.share.lock();
+        if let Some((made, figures)) = *share
+            && made.elapsed() < SHARE_AGE
+        {
+            return Ok(figures);
+        }
+        let figures = upkeep::sample(conn)?;
+        *share = Some((Instant::now(), figures));
+        Ok(figures)
     }
 
     /// Takes no more writes: what is on disk is not known any more.
@@ -218,14 +254,7 @@ impl Store for SqliteStore {
     }
 
     fn write(&self) -> Result<Box<dyn WriteTxn + '_>> {
-        let writer = self.writer.lock();
-        if self.closed.load(Ordering::Acquire) || self.failed.load(Ordering::Acquire) {
-            return Err(StoreError::Closed);
-        }
-        if self.mode != Mode::ReadWrite {
-            return Err(StoreError::Backend(format!("{} was opened for reading only", self.path.display())));
-        }
-        Ok(Box::new(SqliteWrite::begin(self, writer)?))
+        Ok(Box::new(self.begin_write()?))
     }
 
     fn sync(&self) -> Result<()> {
@@ -244,7 +273,16 @@ impl Store for SqliteStore {
     }
 
     fn check(&self) -> Result<Vec<String>> {
-        upkeep::check(self)
+        let read = SqliteRead::begin(self, self.reader()?)?;
+        check::check(read.conn()?)
+    }
+
+    fn prune(&self, request: &Prune) -> Result<Pruned> {
+        prune::prune(self, request)
+    }
+
+    fn release(&self, pages: u32) -> Result<u64> {
+        prune::release(self, pages)
     }
 
     fn backup(&self, to: &Path) -> Result<()> {

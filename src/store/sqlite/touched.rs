@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, params};
 
-use super::codec;
-use crate::store::{EventRow, Mutation, Result, Touched};
+use super::{codec, entry, extent, inode, prune, xattr};
+use crate::store::{EventRow, Mutation, Period, Result, StoredRow, Touched};
 use crate::types::{BranchId, Ino, Name, Op, Seq};
 
 pub(super) const EVENTS: &str = "SELECT op, ino, ino2, parent, name, parent2, name2 FROM event INDEXED BY event_branch \
@@ -17,10 +17,10 @@ pub(super) const EVENTS: &str = "SELECT op, ino, ino2, parent, name, parent2, na
 
 pub(super) const CHANGES: &str = "SELECT ino, name FROM change WHERE branch=?1 AND seq>?2 AND seq<=?3";
 
-const INODE: &str = "SELECT EXISTS (SELECT 1 FROM inode WHERE ino=?1 AND branch=?2 \
+pub(super) const INODE: &str = "SELECT EXISTS (SELECT 1 FROM inode WHERE ino=?1 AND branch=?2 \
      AND ((valid_from>?3 AND valid_from<=?4) OR (valid_to>?3 AND valid_to<=?4)))";
 
-const ENTRY: &str = "SELECT EXISTS (SELECT 1 FROM entry WHERE parent=?1 AND name=?5 AND branch=?2 \
+pub(super) const ENTRY: &str = "SELECT EXISTS (SELECT 1 FROM entry WHERE parent=?1 AND name=?5 AND branch=?2 \
      AND ((valid_from>?3 AND valid_from<=?4) OR (valid_to>?3 AND valid_to<=?4)))";
 
 const XATTR: &str = "SELECT DISTINCT name FROM xattr WHERE ino=?1 AND branch=?2 \
@@ -96,6 +96,9 @@ impl Candidates {
 }
 
 pub(super) fn touched(conn: &Connection, branch: BranchId, from: Seq, to: Seq) -> Result<Touched> {
+    if from < prune::pruned_before(conn)? {
+        return scan(conn, branch, from, to);
+    }
     let mut candidates = Candidates::default();
     let stretch = (codec::int(branch.0), codec::int(from.0), codec::int(to.0));
     let mut statement = conn.prepare_cached(EVENTS)?;
@@ -126,6 +129,34 @@ pub(super) fn touched(conn: &Connection, branch: BranchId, from: Seq, to: Seq) -
         }
     }
     look_up(conn, &candidates, branch, from, to)
+}
+
+/// Reads the tables themselves, where the events of the stretch were pruned.
+fn scan(conn: &Connection, branch: BranchId, from: Seq, to: Seq) -> Result<Touched> {
+    let within = |at: Seq| from < at && at <= to;
+    let changed = |period: Period| period.branch == branch && (within(period.from) || within(period.to));
+    let mut touched = Touched::default();
+    let mut visit = |row: StoredRow| -> Result<()> {
+        match row {
+            StoredRow::Inode(period, ino, _) if changed(period) => touched.inodes.push(ino),
+            StoredRow::Entry(period, parent, name, _) if changed(period) => {
+                touched.entries.extend(Name::new(&name).ok().map(|name| (parent, name)));
+            }
+            StoredRow::Xattr(period, ino, name, _) if changed(period) => touched.xattrs.push((ino, name)),
+            StoredRow::Extent(period, ino, index, _) if changed(period) => touched.extents.push((ino, index)),
+            StoredRow::Inode(..) | StoredRow::Entry(..) | StoredRow::Xattr(..) | StoredRow::Extent(..) => {}
+        }
+        Ok(())
+    };
+    inode::scan(conn, &mut visit)?;
+    entry::scan(conn, &mut visit)?;
+    xattr::scan(conn, &mut visit)?;
+    extent::scan(conn, &mut visit)?;
+    touched.inodes.dedup();
+    touched.entries.dedup();
+    touched.xattrs.dedup();
+    touched.extents.dedup();
+    Ok(touched)
 }
 
 fn look_up(conn: &Connection, candidates: &Candidates, branch: BranchId, from: Seq, to: Seq) -> Result<Touched> {

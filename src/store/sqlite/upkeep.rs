@@ -9,7 +9,7 @@ use rusqlite::backup::{Backup, StepResult};
 
 use super::event::{self, Paths};
 use super::write::is_busy;
-use super::{SqliteStore, connection, inode, ledger, lines, schema};
+use super::{SqliteStore, codec, connection, inode, ledger, lines, schema};
 use crate::store::{BranchRow, Content, Counters, EventRow, InitOptions, InodeRow, Result, Space, StoreError};
 use crate::types::{BranchId, Ino, Kind, Op, ProcId, Seq, TxnId};
 
@@ -18,6 +18,9 @@ const RESET_FROM: u64 = 16 << 20;
 
 /// Bytes of log that may be left for the last step.
 const LAST_STEP: u64 = 4 << 20;
+
+/// Bytes of log from which on the writer has to wait for the disk.
+const LOG_MAX: u64 = 192 << 20;
 
 /// Writes the first rows of a new database.
 pub(super) fn populate(conn: &Connection, options: &InitOptions) -> Result<()> {
@@ -116,13 +119,21 @@ pub(super) fn checkpoint(store: &SqliteStore) -> Result<u64> {
     let checkpointer = store.checkpointer.lock();
     let Some(conn) = checkpointer.as_ref() else { return Ok(0) };
     let frame = (schema::PAGE_SIZE + 24) as u64;
-    let (log, done) = run_checkpoint(conn, "PASSIVE")?;
-    let (size, rest) = (log * frame, log.saturating_sub(done) * frame);
-    if size < RESET_FROM || rest > LAST_STEP {
+    let (mut size, mut rest) = (0, u64::MAX);
+    // What the writer added meanwhile is less each time, unless it is faster than the disk.
+    for _ in 0..3 {
+        let (log, done) = run_checkpoint(conn, "PASSIVE")?;
+        (size, rest) = (log * frame, log.saturating_sub(done) * frame);
+        if size < RESET_FROM || rest <= LAST_STEP {
+            break;
+        }
+    }
+    if size < RESET_FROM || (rest > LAST_STEP && size < LOG_MAX) {
         return Ok(size);
     }
-    // Not at any price: a group in progress is left alone.
-    let Some(mut writer) = store.writer.try_lock_for(Duration::from_millis(20)) else { return Ok(size) };
+    // A group in progress is left alone, unless the log grows without end.
+    let patience = if size < LOG_MAX { Duration::from_millis(20) } else { Duration::from_secs(5) };
+    let Some(mut writer) = store.writer.try_lock_for(patience) else { return Ok(size) };
     let Some(writer) = writer.as_mut() else { return Ok(0) };
     writer.begin()?;
     writer.commit()?;
@@ -141,14 +152,17 @@ pub(super) fn space(store: &SqliteStore) -> Result<Space> {
     let conn = store.reader()?;
     let page = pragma(&conn, "page_size")?;
     let pages = pragma(&conn, "page_count")?;
-    let free = pragma(&conn, "freelist_count")?;
+    let free = pragma(&conn, "freelist_count")?.min(pages);
+    let (live, all) = store.live_share(&conn)?;
     store.give_back(conn);
     let log = store.log.as_ref().map_or(0, connection::Log::size);
     let disk = rustix::fs::statvfs(&store.path).map_err(|error| StoreError::Backend(error.to_string()))?;
+    let used = (pages - free) * page;
+    let live = (u128::from(used) * u128::from(live) / u128::from(all.max(1))) as u64;
     Ok(Space {
         total: pages * page + log,
-        live: (pages - free.min(pages)) * page,
-        history: 0,
+        live,
+        history: used - live.min(used),
         reclaimable: free * page,
         log,
         disk_free: disk.f_bavail * disk.f_frsize,
@@ -156,22 +170,42 @@ pub(super) fn space(store: &SqliteStore) -> Result<Space> {
     })
 }
 
-/// Looks for damage.
-pub(super) fn check(store: &SqliteStore) -> Result<Vec<String>> {
-    let conn = store.reader()?;
-    let mut findings = Vec::new();
-    {
-        let mut statement = conn.prepare("PRAGMA integrity_check(100)")?;
-        let mut rows = statement.query([])?;
+/// Inodes that are looked at to estimate how much of the database is of the present.
+const SAMPLE: u64 = 300;
+
+/// Rows of one inode that are looked at.
+const SAMPLE_ROWS: i64 = 64;
+
+/// Bytes of a row beside its content, events and indexes included.
+const ROW_BYTES: u64 = 400;
+
+/// Estimates bytes of present rows and of all rows, from inodes at even distances.
+pub(super) fn sample(conn: &Connection) -> Result<(u64, u64)> {
+    let (mut live, mut all) = (0, 0);
+    let count = ledger::counters(conn)?.next_ino.0;
+    let mut add = |sql: &str, start: u64, rows_max: i64| -> Result<()> {
+        let mut statement = conn.prepare_cached(sql)?;
+        let mut rows = statement.query((codec::int(start), rows_max))?;
         while let Some(row) = rows.next()? {
-            let line: String = row.get(0)?;
-            if line != "ok" {
-                findings.push(line);
+            let bytes = ROW_BYTES + codec::opt_uint(row, 0)?.unwrap_or(0);
+            all += bytes;
+            if codec::seq(row, 1)? == Seq::MAX {
+                live += bytes;
             }
         }
+        Ok(())
+    };
+    for number in 0..SAMPLE.min(count) {
+        let start = u128::from(number) * u128::from(count) / u128::from(SAMPLE.min(count));
+        let start = start as u64;
+        add("SELECT length(content), valid_to FROM inode WHERE ino=?1 LIMIT ?2", start, SAMPLE_ROWS)?;
+        add(
+            "SELECT length(c.data), x.valid_to FROM extent x CROSS JOIN chunk c ON c.id=x.chunk WHERE x.ino=?1 LIMIT ?2",
+            start,
+            SAMPLE_ROWS,
+        )?;
     }
-    store.give_back(conn);
-    Ok(findings)
+    Ok((live, all))
 }
 
 /// Copies a snapshot to a new file and checks the copy.

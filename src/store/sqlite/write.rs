@@ -7,18 +7,20 @@ use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
 use rusqlite::{Connection, ErrorCode};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::chunk::{self, Encoder};
 use super::event::Paths;
 use super::read::Connected;
-use super::{
-    SqliteStore, chunk, connection, entry, event, extent, inode, ledger, lines, process, temporal, touched, xattr,
-};
+use super::{SqliteStore, connection, entry, event, extent, inode, ledger, lines, process, temporal, touched, xattr};
 use crate::store::{BranchRow, ChunkData, EventRow, Group, Mutation, Result, StoreError, WriteTxn};
-use crate::types::{BranchId, Ino, Lineage, Segment, Seq};
+use crate::types::{BranchId, ChunkId, Ino, Lineage, Segment, Seq};
 
 /// How long the writer waits in all for a foreign program that got in between two commits.
 const FOREIGN_WAIT: Duration = Duration::from_secs(5);
+
+/// The setting that says how new chunks are compressed.
+const COMPRESSION: &str = "compression";
 
 /// The writer's connection and what it remembers.
 ///
@@ -34,12 +36,23 @@ pub(super) struct Writer {
     /// No row of this inode or of one above exists.
     fresh: Ino,
     paths: Paths,
+    encoder: Encoder,
+    /// Chunks that were there already when somebody asked for them, since a collection began.
+    pub(super) reused: Option<FxHashSet<ChunkId>>,
 }
 
 impl Writer {
     pub(super) fn new(conn: Connection, path: &Path) -> Result<Writer> {
-        let mut writer =
-            Writer { conn, begun: false, foreign: 0, branches: BTreeMap::new(), fresh: Ino::ROOT, paths: Paths::new() };
+        let mut writer = Writer {
+            conn,
+            begun: false,
+            foreign: 0,
+            branches: BTreeMap::new(),
+            fresh: Ino::ROOT,
+            paths: Paths::new(),
+            encoder: Encoder::new(None),
+            reused: None,
+        };
         writer.begin_once().map_err(|error| match error {
             StoreError::Busy(_) => connection::in_use(path),
             other => other,
@@ -55,6 +68,7 @@ impl Writer {
     fn remember(&mut self) -> Result<()> {
         self.branches = lines::branches(&self.conn)?.into_iter().map(|row| (row.id, (row.parent, row.base))).collect();
         self.paths.clear();
+        self.encoder = Encoder::new(ledger::setting(&self.conn, COMPRESSION)?.as_deref());
         Ok(())
     }
 
@@ -167,9 +181,18 @@ impl Writer {
             Mutation::Extent { branch, at, ino, index, data } => {
                 let chunk = match data {
                     None => None,
-                    Some(ChunkData::Stored(id)) => Some(*id),
-                    Some(ChunkData::Bytes { hash, data }) => Some(chunk::put(conn, hash, data)?),
+                    Some(ChunkData::Stored(id)) => {
+                        chunk::require(conn, *id)?;
+                        Some(*id)
+                    }
+                    Some(ChunkData::Bytes { hash, data }) => {
+                        let base = extent::present(conn, &self.lineage(*branch), *ino, *index)?;
+                        Some(self.encoder.put(conn, hash, data, base)?)
+                    }
                 };
+                if let (Some(id), Some(reused)) = (chunk, &mut self.reused) {
+                    reused.insert(id);
+                }
                 extent::put(conn, *branch, *at, *ino, *index, chunk, self.has_parent(*branch)?)
             }
             Mutation::ExtentsFrom { branch, at, ino, index } => {
@@ -190,7 +213,12 @@ impl Writer {
             Mutation::Txn(row) => lines::put_txn(conn, row),
             Mutation::Merge(row) => lines::put_merge(conn, row),
             Mutation::Digest(row) => ledger::put_digest(conn, row),
-            Mutation::Setting(key, value) => ledger::put_setting(conn, key, value.as_deref()),
+            Mutation::Setting(key, value) => {
+                if key == COMPRESSION {
+                    self.encoder = Encoder::new(value.as_deref());
+                }
+                ledger::put_setting(conn, key, value.as_deref())
+            }
         }
     }
 }
@@ -215,6 +243,14 @@ impl<'s> SqliteWrite<'s> {
     }
 }
 
+impl SqliteWrite<'_> {
+    /// The writer itself, for what is no group.
+    pub(super) fn writer(&mut self) -> Result<&mut Writer> {
+        self.dirty = true;
+        self.writer.as_mut().ok_or(StoreError::Closed)
+    }
+}
+
 impl Connected for SqliteWrite<'_> {
     fn conn(&self) -> Result<&Connection> {
         self.writer.as_ref().map(|writer| &writer.conn).ok_or(StoreError::Closed)
@@ -223,8 +259,7 @@ impl Connected for SqliteWrite<'_> {
 
 impl WriteTxn for SqliteWrite<'_> {
     fn apply(&mut self, group: &Group) -> Result<()> {
-        self.dirty = true;
-        self.writer.as_mut().ok_or(StoreError::Closed)?.apply(group)
+        self.writer()?.apply(group)
     }
 
     fn commit(mut self: Box<Self>, durable: bool) -> Result<()> {

@@ -1,0 +1,368 @@
+//! Forgetting: rows that no state needs any more, their events, and the chunks of neither.
+//!
+//! What ended by the point goes, unless its period contains a pin of its branch: a point at which
+//! some lineage still looks at the branch. It runs in slices between groups; the setting
+//! `pruned_before` comes first, so that nobody asks for what is half gone.
+
+use std::collections::BTreeMap;
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, params_from_iter};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::write::Writer;
+use super::{SqliteStore, codec, ledger, lines};
+use crate::store::{BranchRow, Prune, Pruned, Result, TxnState, WriteTxn};
+use crate::types::{BranchId, ChunkId, Seq};
+
+/// The setting that holds the first event whose state is kept, in decimal.
+pub(super) const SETTING: &str = "pruned_before";
+
+/// Rows that one slice looks at.
+const SLICE: usize = 5000;
+
+/// Chunks that one slice removes.
+const CHUNKS: usize = 200;
+
+/// Which rows may go.
+struct Plan {
+    before: Seq,
+    /// Points at which each branch is looked at by others, sorted.
+    pins: FxHashMap<BranchId, Vec<Seq>>,
+    /// Branches whose present nobody can see any more.
+    dead: Vec<BranchId>,
+}
+
+impl Plan {
+    fn of(conn: &Connection, request: &Prune) -> Result<Plan> {
+        let rows: BTreeMap<BranchId, BranchRow> = lines::branches(conn)?.into_iter().map(|row| (row.id, row)).collect();
+        let mut dead: Vec<BranchId> =
+            rows.values().filter(|row| row.dropped.is_some_and(|at| at <= request.before)).map(|row| row.id).collect();
+        for txn in lines::transactions(conn)? {
+            let over = match txn.state {
+                TxnState::Committed | TxnState::RolledBack => txn.ended.is_some_and(|at| at <= request.before),
+                TxnState::Open | TxnState::Interrupted | TxnState::Conflicted => false,
+            };
+            if over && rows.get(&txn.branch).is_some_and(|row| row.name.is_none()) {
+                dead.push(txn.branch);
+            }
+        }
+        dead.sort_unstable();
+        let mut plan = Plan { before: request.before, pins: FxHashMap::default(), dead };
+        for id in rows.keys().filter(|id| plan.dead.binary_search(id).is_err()) {
+            pin_lineage(&mut plan.pins, &rows, *id, Seq::MAX);
+        }
+        for tag in lines::tags(conn)? {
+            pin_lineage(&mut plan.pins, &rows, tag.branch, tag.seq);
+        }
+        for id in rows.keys() {
+            for merge in lines::merges(conn, *id)? {
+                pin_lineage(&mut plan.pins, &rows, merge.source, merge.source_seq);
+            }
+        }
+        for pin in &request.pins {
+            pin_lineage(&mut plan.pins, &rows, pin.branch, pin.cut);
+        }
+        for pins in plan.pins.values_mut() {
+            pins.sort_unstable();
+            pins.dedup();
+        }
+        Ok(plan)
+    }
+
+    /// Tells whether a row is needed by no state that is kept.
+    fn forgets(&self, branch: BranchId, from: Seq, to: Seq) -> bool {
+        let ended = to <= self.before || self.dead.binary_search(&branch).is_ok();
+        let pinned = || {
+            self.pins.get(&branch).is_some_and(|pins| {
+                let next = pins.partition_point(|pin| *pin < from);
+                pins.get(next).is_some_and(|pin| *pin < to)
+            })
+        };
+        ended && !pinned()
+    }
+}
+
+/// Pins every segment of a view's lineage; the present needs no pin, its rows are open.
+fn pin_lineage(
+    pins: &mut FxHashMap<BranchId, Vec<Seq>>,
+    rows: &BTreeMap<BranchId, BranchRow>,
+    branch: BranchId,
+    at: Seq,
+) {
+    let (mut branch, mut cut) = (branch, at);
+    loop {
+        if cut != Seq::MAX {
+            pins.entry(branch).or_default().push(cut);
+        }
+        match rows.get(&branch) {
+            Some(row) if row.parent.is_some_and(|parent| parent < row.id) => {
+                cut = cut.min(row.base);
+                branch = row.parent.unwrap_or(branch);
+            }
+            _ => return,
+        }
+    }
+}
+
+/// A temporal table: its key, and how many columns of it come before the branch.
+struct Table {
+    name: &'static str,
+    key: &'static str,
+    places: &'static str,
+    width: usize,
+}
+
+const TABLES: [Table; 4] = [
+    Table { name: "inode", key: "ino, branch, valid_from", places: "?1, ?2, ?3", width: 1 },
+    Table { name: "entry", key: "parent, name, branch, valid_from", places: "?1, ?2, ?3, ?4", width: 2 },
+    Table { name: "xattr", key: "ino, name, branch, valid_from", places: "?1, ?2, ?3, ?4", width: 2 },
+    Table { name: "extent", key: "ino, idx, branch, valid_from", places: "?1, ?2, ?3, ?4", width: 2 },
+];
+
+impl Table {
+    /// Looks at some rows after a key; deletes those that may go. Returns how many, and where it stopped.
+    fn slice(
+        &self,
+        conn: &Connection,
+        plan: &Plan,
+        after: &[Value],
+        delete: bool,
+    ) -> Result<(u64, Option<Vec<Value>>)> {
+        let sql = format!(
+            "SELECT {}, valid_to FROM {} WHERE ({})>({}) ORDER BY {} LIMIT {SLICE}",
+            self.key, self.name, self.key, self.places, self.key
+        );
+        let mut going: Vec<Vec<Value>> = Vec::new();
+        let (mut seen, mut last) = (0, None);
+        {
+            let mut statement = conn.prepare_cached(&sql)?;
+            let mut rows = statement.query(params_from_iter(after))?;
+            while let Some(row) = rows.next()? {
+                seen += 1;
+                let columns = self.width + 2;
+                let key = (0..columns).map(|column| row.get(column)).collect::<rusqlite::Result<Vec<Value>>>()?;
+                let (branch, from) = (codec::branch(row, self.width)?, codec::seq(row, self.width + 1)?);
+                if plan.forgets(branch, from, codec::seq(row, columns)?) {
+                    going.push(key.clone());
+                }
+                last = Some(key);
+            }
+        }
+        if delete {
+            let mut statement =
+                conn.prepare_cached(&format!("DELETE FROM {} WHERE ({})=({})", self.name, self.key, self.places))?;
+            for key in &going {
+                statement.execute(params_from_iter(key))?;
+            }
+        }
+        Ok((going.len() as u64, if seen == SLICE { last } else { None }))
+    }
+
+    fn start(&self) -> Vec<Value> {
+        let mut key = vec![Value::Integer(-1), Value::Integer(0), Value::Integer(0), Value::Integer(0)];
+        key.truncate(self.width + 2);
+        key
+    }
+}
+
+/// Which chunks are needed, as bits.
+struct Needed {
+    highest: u64,
+    bits: Vec<u64>,
+}
+
+impl Needed {
+    fn of(conn: &Connection, gone: Option<&Plan>) -> Result<Needed> {
+        let highest: Option<i64> = conn.query_row("SELECT max(id) FROM chunk", [], |row| row.get(0))?;
+        let highest = highest.unwrap_or(0) as u64;
+        let mut needed = Needed { highest, bits: vec![0; highest as usize / 64 + 1] };
+        let mut statement =
+            conn.prepare("SELECT chunk, branch, valid_from, valid_to FROM extent WHERE chunk IS NOT NULL")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let gone = match gone {
+                None => false,
+                Some(plan) => plan.forgets(codec::branch(row, 1)?, codec::seq(row, 2)?, codec::seq(row, 3)?),
+            };
+            if !gone {
+                needed.add(codec::uint(row, 0)?);
+            }
+        }
+        // A base is older than what stands on it, so that going down meets every chain from its end.
+        let mut statement = conn.prepare("SELECT id, base FROM chunk WHERE base IS NOT NULL ORDER BY id DESC")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            if needed.has(codec::uint(row, 0)?) {
+                needed.add(codec::uint(row, 1)?);
+            }
+        }
+        Ok(needed)
+    }
+
+    fn add(&mut self, id: u64) {
+        if let Some(word) = self.bits.get_mut(id as usize / 64) {
+            *word |= 1 << (id % 64);
+        }
+    }
+
+    fn has(&self, id: u64) -> bool {
+        // What came after the look is not ours to remove.
+        id > self.highest || self.bits.get(id as usize / 64).is_none_or(|word| word & (1 << (id % 64)) != 0)
+    }
+}
+
+/// Says what a prune would remove.
+fn preview(conn: &Connection, plan: &Plan) -> Result<Pruned> {
+    let mut pruned = Pruned { before: plan.before, ..Pruned::default() };
+    for table in &TABLES {
+        let mut next = Some(table.start());
+        while let Some(after) = next {
+            let (rows, stopped) = table.slice(conn, plan, &after, false)?;
+            pruned.rows += rows;
+            next = stopped;
+        }
+    }
+    let events: i64 =
+        conn.query_row("SELECT count(*) FROM event WHERE seq<?1", [codec::int(plan.before.0)], |row| row.get(0))?;
+    pruned.events = events as u64;
+    let needed = Needed::of(conn, Some(plan))?;
+    let mut statement = conn.prepare("SELECT id, length(data) FROM chunk")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        if !needed.has(codec::uint(row, 0)?) {
+            pruned.chunks += 1;
+            pruned.bytes += codec::uint(row, 1)?;
+        }
+    }
+    Ok(pruned)
+}
+
+/// Runs a step in a write transaction of its own.
+fn step<T>(store: &SqliteStore, run: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
+    let mut write = store.begin_write()?;
+    let result = run(write.writer()?)?;
+    Box::new(write).commit(false)?;
+    Ok(result)
+}
+
+/// Forgets what ended before a point.
+pub(super) fn prune(store: &SqliteStore, request: &Prune) -> Result<Pruned> {
+    let already = {
+        let conn = store.reader()?;
+        let already = pruned_before(&conn)?;
+        store.give_back(conn);
+        already
+    };
+    let request = Prune { before: request.before.max(already), ..request.clone() };
+    if request.dry_run {
+        let conn = store.reader()?;
+        conn.execute_batch("BEGIN")?;
+        let pruned = Plan::of(&conn, &request).and_then(|plan| preview(&conn, &plan));
+        conn.execute_batch("COMMIT")?;
+        store.give_back(conn);
+        return pruned;
+    }
+    let mut pruned = Pruned { before: request.before, ..Pruned::default() };
+    step(store, |writer| ledger::put_setting(&writer.conn, SETTING, Some(request.before.0.to_string().as_bytes())))?;
+    for table in &TABLES {
+        let mut next = Some(table.start());
+        while let Some(after) = next {
+            // The plan is made anew for each slice: a branch may have been forked in between.
+            let (rows, stopped) =
+                step(store, |writer| table.slice(&writer.conn, &Plan::of(&writer.conn, &request)?, &after, true))?;
+            pruned.rows += rows;
+            next = stopped;
+        }
+    }
+    let mut from = 0;
+    while from < request.before.0 {
+        let to = request.before.0.min(from + SLICE as u64);
+        pruned.events += step(store, |writer| {
+            let stretch = (codec::int(from), codec::int(to));
+            Ok(writer.conn.prepare_cached("DELETE FROM event WHERE seq>=?1 AND seq<?2")?.execute(stretch)? as u64)
+        })?;
+        from = to;
+    }
+    step(store, |writer| {
+        Ok(writer.conn.execute("DELETE FROM change WHERE seq<?1", [codec::int(request.before.0)])?)
+    })?;
+    let (chunks, bytes) = collect(store)?;
+    (pruned.chunks, pruned.bytes) = (chunks, bytes);
+    Ok(pruned)
+}
+
+/// Removes chunks that no extent and no other chunk needs; returns their number and bytes.
+fn collect(store: &SqliteStore) -> Result<(u64, u64)> {
+    // From here on the writer remembers which stored chunks it gives out again.
+    let needed = step(store, |writer| {
+        writer.reused = Some(FxHashSet::default());
+        Needed::of(&writer.conn, None)
+    })?;
+    let (mut chunks, mut bytes) = (0, 0);
+    let mut run = || -> Result<()> {
+        // The highest number stays, so that no number is ever given out again.
+        let mut top = needed.highest.saturating_sub(1);
+        while top > 0 {
+            let (going, next) = step(store, |writer| collect_slice(writer, &needed, top))?;
+            chunks += going.len() as u64;
+            bytes += going.iter().map(|(_, length)| length).sum::<u64>();
+            top = next;
+        }
+        Ok(())
+    };
+    let result = run();
+    step(store, |writer| {
+        writer.reused = None;
+        Ok(())
+    })?;
+    result.map(|()| (chunks, bytes))
+}
+
+/// Removes some chunks at and below a number; returns them, and where to go on.
+fn collect_slice(writer: &Writer, needed: &Needed, top: u64) -> Result<(Vec<(u64, u64)>, u64)> {
+    let conn = &writer.conn;
+    let reused = |id: u64| writer.reused.as_ref().is_none_or(|reused| reused.contains(&ChunkId(id)));
+    let mut going = Vec::new();
+    let mut next = 0;
+    {
+        let mut statement = conn.prepare_cached("SELECT id, length(data) FROM chunk WHERE id<=?1 ORDER BY id DESC")?;
+        let mut rows = statement.query([codec::int(top)])?;
+        let mut seen = 0;
+        while let Some(row) = rows.next()? {
+            let id = codec::uint(row, 0)?;
+            if going.len() >= CHUNKS || seen >= SLICE {
+                next = id;
+                break;
+            }
+            seen += 1;
+            if !needed.has(id) && !reused(id) {
+                going.push((id, codec::uint(row, 1)?));
+            }
+        }
+    }
+    for (id, _) in &going {
+        conn.prepare_cached("DELETE FROM chunk WHERE id=?1")?.execute([codec::int(*id)])?;
+    }
+    Ok((going, next))
+}
+
+/// Returns some free pages to the disk; the bytes that are still free inside the file.
+pub(super) fn release(store: &SqliteStore, pages: u32) -> Result<u64> {
+    step(store, |writer| {
+        {
+            let mut statement = writer.conn.prepare_cached(&format!("PRAGMA incremental_vacuum({pages})"))?;
+            let mut rows = statement.query([])?;
+            while rows.next()?.is_some() {}
+        }
+        let free: i64 = writer.conn.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+        Ok(free as u64 * super::schema::PAGE_SIZE as u64)
+    })
+}
+
+/// The first event whose state is kept; zero where nothing was pruned.
+pub(super) fn pruned_before(conn: &Connection) -> Result<Seq> {
+    let text = ledger::setting(conn, SETTING)?;
+    let number = text.as_deref().and_then(|text| std::str::from_utf8(text).ok()).and_then(|text| text.parse().ok());
+    Ok(Seq(number.unwrap_or(0)))
+}
