@@ -5,6 +5,7 @@
 //! showing it, as text or JSON, is always done in the user's own process ([`screen`]).
 
 mod app;
+mod audit;
 mod backup;
 mod begin;
 mod branch;
@@ -26,6 +27,7 @@ mod mountinfo;
 mod options;
 mod outcome;
 mod place;
+mod ps;
 mod rollback;
 mod run;
 mod runs;
@@ -120,6 +122,8 @@ commands! {
     Undo(undo::UndoArgs),
     Redo(undo::RedoArgs),
     Blame(history::BlameArgs),
+    Audit(audit::AuditArgs),
+    Ps(ps::PsArgs),
     Verify(verify::VerifyArgs),
     Sql(sql::SqlArgs),
     Shell(shell::ShellArgs),

@@ -55,6 +55,7 @@ macro_rules! registry {
 }
 
 registry! {
+    super::audit::Audit,
     super::backup::Backup,
     super::begin::Begin,
     super::branch::BranchEdit,
@@ -69,6 +70,7 @@ registry! {
     super::log::LogPage,
     super::merge::Merge,
     super::rollback::Rollback,
+    super::ps::Ps,
     super::shell::Standing,
     super::shell::Step,
     super::show::Show,
