@@ -308,13 +308,18 @@ fn versions(
     for (index, name) in named.iter().enumerate() {
         let rows = txn.versions(&lineage, name.value)?;
         let rows = rows.into_iter().map(|v| (v.period, v.row.filter(|row| row.nlink > 0))).collect();
-        let follows = index == last && name.to == Seq::MAX;
+        // A present file is followed back, unless it was saved over another: that one's versions are there.
+        let replaces = index.checked_sub(1).and_then(|i| named.get(i)).is_some_and(|before| before.to == name.from);
+        let follows = index == last && name.to == Seq::MAX && !replaces;
         let mut previous: Option<InodeRow> = None;
         for version in timeline(&lineage, rows) {
             let inside = version.from < name.to && version.to > name.from;
+            if !(inside || follows && version.from < name.from) {
+                continue;
+            }
             let same = previous.as_ref().is_some_and(|old| is_same_version(old, &version.value));
             previous = Some(version.value.clone());
-            if (inside || follows && version.from < name.from) && !same {
+            if !same {
                 let from = if follows { version.from } else { version.from.max(name.from) };
                 let until = Some(version.to.min(name.to)).filter(|to| *to != Seq::MAX);
                 let row = version.value;

@@ -127,17 +127,18 @@ fn at_point(engine: &Engine, text: &[u8], point: Point, on: BranchId, context: &
     let fail = |kind, why: String| Err(VersionError::new(kind, format!("{:?} {why}", show(text))));
     engine.seal(Some(on))?;
     let (last, last_time) = engine.point();
+    // The event clock runs ahead of a wall clock that was set back; the present is the later of both.
+    let now = context.now.max(last_time);
     let seq = match point {
         Point::Event(seq) => seq,
         Point::Txn(id) => committed(engine, id)?,
         Point::BeforeTxn(id) => Seq(committed(engine, id)?.0.saturating_sub(1)),
         Point::Instant(_) | Point::Local(_) | Point::TimeOfDay(_) | Point::Ago(_) => {
-            let time = match point::instant(point, &context.zone, context.now) {
-                Ok(time) => time.unwrap_or(context.now),
+            let time = match point::instant(point, &context.zone, now) {
+                Ok(time) => time.unwrap_or(now),
                 Err(error) => return fail(ErrorKind::Unparsable, format!("is no point: {}", error.0)),
             };
-            // The event clock runs ahead of a wall clock that was set back.
-            if time > context.now && time > last_time {
+            if time > now {
                 return fail(ErrorKind::Future, format!("is in the future ({})", point::print(time, &context.zone)));
             }
             if time >= last_time {

@@ -4,6 +4,9 @@ mod record;
 mod store_conformance;
 mod store_resolution;
 mod store_sqlite;
+mod version_merge;
+mod version_past;
+mod version_random;
 mod version_txn;
 #[allow(dead_code)]
 mod world;

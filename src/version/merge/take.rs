@@ -151,8 +151,10 @@ impl<'t> Taker<'_, 't> {
         let state = self.things.state(self.which);
         for entry in state.entries(from)? {
             let thing = self.things.thing(self.which, entry.ino);
-            if self.present(thing)?.is_some() {
-                continue;
+            let in_base = self.things.actual(Which::Base, thing)?.is_some();
+            let removed_by_ours = in_base && self.things.actual(Which::Ours, thing)?.is_none();
+            if removed_by_ours && self.which == Which::Theirs || self.present(thing)?.is_some() {
+                continue; // ours removed it, and theirs did not mind; or it is elsewhere by now
             }
             self.changes.bring(entry.ino, state, entry.ino)?;
             self.changes.set(&(dir, entry.name), Some((entry.ino, entry.kind)))?;
