@@ -97,10 +97,10 @@ pub fn spawn(program: &OsStr, args: &[OsString], over: &[Over], dev: u64, cwd: &
 
 /// Has something done between fork and exec.
 #[allow(unsafe_code)] // namespaces are entered between fork and exec, by a process of one thread
-fn prepare(command: &mut Command, mut enter: impl FnMut() -> io::Result<()> + Send + Sync + 'static) {
+fn prepare(command: &mut Command, enter: impl FnMut() -> io::Result<()> + Send + Sync + 'static) {
     // SAFETY: `Plan::enter` makes system calls on memory that was allocated before the fork, and nothing else.
     unsafe {
-        command.pre_exec(move || enter());
+        command.pre_exec(enter);
     }
 }
 

@@ -1,8 +1,8 @@
 //! L7: the command line, one file per command.
 //!
-//! A command is parsed here, finds its database ([`place`]), and has its work done ([`works`]) by the
+//! A command is parsed here, finds its database (`place`), and has its work done (`works`) by the
 //! daemon that has the database mounted, or by itself where nothing has. What comes back is typed;
-//! showing it, as text or JSON, is always done in the user's own process ([`screen`]).
+//! showing it, as text or JSON, is always done in the user's own process (`screen`).
 
 mod app;
 mod audit;

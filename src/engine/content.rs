@@ -189,7 +189,7 @@ impl Core {
         while at < end {
             let index = at / CHUNK;
             let stop = ((index + 1) * CHUNK).min(end);
-            if at % CHUNK == 0 && (stop == (index + 1) * CHUNK || stop >= size) {
+            if at.is_multiple_of(CHUNK) && (stop == (index + 1) * CHUNK || stop >= size) {
                 let known = match self.loaded(view, ino)?.file()?.blocks.get(&index) {
                     Some(block) => !block.is_hole(),
                     None => self.stored_chunk(view, ino, index)?.is_some(),

@@ -1,4 +1,4 @@
-//! L3: POSIX semantics over a [`View`]; memory is the truth, the database follows at once.
+//! L3: POSIX semantics over a [`View`](crate::types::View); memory is the truth, the database follows at once.
 //!
 //! Every operation is decided and applied in memory under one lock, gets its event number, and is
 //! queued as rows; the writer thread (`commit`) commits the queue in order. Live trees, branches,
