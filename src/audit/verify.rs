@@ -22,6 +22,9 @@ pub struct Proof {
     pub rows: u64,
     /// Chunks of content that were compared.
     pub chunks: u64,
+    /// The first event whose state was not pruned; what began before it is covered by the chain
+    /// alone, not compared.
+    pub pruned_before: Option<Seq>,
     /// What does not fit, in the order of events: one line each.
     pub findings: Vec<String>,
 }
@@ -52,7 +55,7 @@ pub fn find_head(read: &dyn ReadTxn, head: &Digest) -> Result<Option<Seq>> {
 /// # Errors
 /// What the store reports; what does not fit is no error but a finding.
 pub fn verify(read: &dyn ReadTxn) -> Result<Proof> {
-    let mut check = Check::default();
+    let mut check = Check { pruned: pruned_before(read)?, ..Check::default() };
     check.chain(read)?;
     check.events(read)?;
     check.rows(read)?;
@@ -68,6 +71,15 @@ pub fn verify(read: &dyn ReadTxn) -> Result<Proof> {
         Ok(())
     })?;
     Ok(check.finish())
+}
+
+/// The setting that holds the first event that was not pruned, in decimal.
+const PRUNED: &str = "pruned_before";
+
+fn pruned_before(read: &dyn ReadTxn) -> Result<Seq> {
+    let setting = read.setting(PRUNED)?;
+    let number = setting.as_deref().and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+    Ok(number.map_or(Seq::ZERO, Seq))
 }
 
 /// What one event did to one name: removed it or made it name an inode.
@@ -92,6 +104,10 @@ struct Check {
     txns: BTreeMap<u64, Vec<u8>>,
     merges: BTreeSet<Vec<u8>>,
     settings: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// What began before this event may be gone.
+    pruned: Seq,
+    /// Whether an event says that history was forgotten.
+    prune_recorded: bool,
     /// Branches that were dropped or rolled back: all their rows may be gone.
     given_up: HashSet<BranchId>,
     /// What events say of names, taken away as rows say the same.
@@ -109,6 +125,13 @@ impl Check {
     }
 
     fn finish(mut self) -> Proof {
+        if self.pruned > Seq::ZERO {
+            self.proof.pruned_before = Some(self.pruned);
+            if !self.prune_recorded {
+                let text = format!("history before e{} is said to be pruned, but no event says so", self.pruned);
+                self.finding(None, text);
+            }
+        }
         // What belongs to no event comes last; the order among equals is the order of the checks.
         self.findings.sort_by_key(|(at, _)| at.unwrap_or(Seq::MAX));
         let more = self.findings.len().saturating_sub(FINDINGS_MAX);
@@ -123,6 +146,12 @@ impl Check {
     fn link_of(&self, at: Seq) -> Option<usize> {
         let index = self.ends.partition_point(|end| *end < at);
         (index < self.ends.len()).then_some(index)
+    }
+
+    /// Whether some of what a link covers may have been pruned.
+    fn is_pruned(&self, link: usize) -> bool {
+        let after = link.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(Seq::ZERO);
+        after.next() < self.pruned
     }
 
     fn stretch(&self, link: usize) -> String {
@@ -291,6 +320,7 @@ impl Check {
                     }
                 }
                 Found::Ended { key, branch, at } => self.ended.push((key, branch, at)),
+                Found::Misfit { at, .. } if at < self.pruned => {}
                 Found::Misfit { key, branch, at } => {
                     self.finding(
                         Some(at),
@@ -308,6 +338,9 @@ impl Check {
             Ok(())
         })?;
         for (key, branch, at) in std::mem::take(&mut self.ended) {
+            if at < self.pruned {
+                continue;
+            }
             let explicit = self.removed.get(&(key.clone(), branch)).is_some_and(|ats| ats.contains(&at));
             let with_inode = match key {
                 Key::Xattr(ino, _) | Key::Extent(ino, _) => self.gone_inodes.contains(&(branch, ino, at)),
@@ -361,6 +394,9 @@ impl Check {
         let mut actual = std::mem::take(&mut self.actual);
         let held: HashSet<BranchId> = actual.keys().map(|(_, _, branch)| *branch).collect();
         for (place, hash) in &self.expected {
+            if self.is_pruned(place.0) {
+                continue;
+            }
             match actual.remove(place) {
                 Some(mut hashes) => {
                     if section(&mut hashes) != *hash {
@@ -374,7 +410,7 @@ impl Check {
                 }
             }
         }
-        wrong.extend(actual.into_keys());
+        wrong.extend(actual.into_keys().filter(|(link, ..)| !self.is_pruned(*link)));
         if wrong.is_empty() {
             return Ok(());
         }
@@ -427,7 +463,11 @@ impl Check {
             let expected = told.remove(&change);
             let (at, _, parent, name) = &change;
             // Before the first event there is nothing but the root; sweeping events name no names.
-            if expected == Some(ino) || *at == Seq::ZERO || (expected.is_none() && self.sweeping.contains(at)) {
+            if expected == Some(ino)
+                || *at == Seq::ZERO
+                || *at < self.pruned
+                || (expected.is_none() && self.sweeping.contains(at))
+            {
                 continue;
             }
             let name = name.escape_ascii();
@@ -440,6 +480,9 @@ impl Check {
         let mut missing: Vec<_> = told.into_iter().collect();
         missing.sort_unstable();
         for ((at, branch, parent, name), ino) in missing {
+            if at <= self.pruned {
+                continue;
+            }
             let explicit = || self.removed.contains_key(&(Key::Entry(parent, name.clone()), branch));
             if self.given_up.contains(&branch) || (ino.is_none() && explicit()) {
                 continue;

@@ -1,6 +1,7 @@
 //! Integration tests, one binary.
 
 mod record;
+mod shell;
 mod store_conformance;
 mod store_resolution;
 mod store_sqlite;

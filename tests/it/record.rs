@@ -6,11 +6,11 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 use rusqlite::Connection;
 use stonefs::audit::{self, ProcessSink, Proof};
-use stonefs::engine::{Engine, Options, RenameMode, XattrMode};
+use stonefs::engine::{Engine, EventDraft, Options, RenameMode, XattrMode};
 use stonefs::sql::{self, Asker, Format, Limits, Printer};
 use stonefs::store::sqlite::SqliteStore;
-use stonefs::store::{InitOptions, ProcessRow, Store, TagRow};
-use stonefs::types::{BranchId, Caller, FixedClock, Ino, SetAttr, Timestamp, View};
+use stonefs::store::{InitOptions, ProcessRow, Prune, Store, TagRow};
+use stonefs::types::{BranchId, Caller, FixedClock, Ino, Op, SetAttr, Timestamp, View};
 
 const MAIN: View = View { branch: BranchId::MAIN, at: stonefs::types::At::Live };
 const START: i64 = 1_795_340_400_000_000_000; // 2026-11-22T09:40:00Z
@@ -376,4 +376,30 @@ fn queries_only_read_and_only_so_long() {
     assert!(world.sql_at(None, forever).unwrap_err().contains("stopped after"));
     assert!(start.elapsed().as_secs() < 20);
     assert_eq!(world.engine().point().0, point);
+}
+
+#[test]
+fn what_was_pruned_is_said_and_the_rest_still_proven() {
+    let mut world = eventful();
+    let before = world.engine().point().0;
+    world.write("/etc/after", b"kept\n");
+    world.engine().sync().unwrap();
+    let request = Prune { before, pins: Vec::new(), dry_run: false };
+    world.engine().store().prune(&request).unwrap();
+    let proof = world.proof();
+    assert!(proof.findings.iter().all(|finding| finding.contains("no event says so")), "{:?}", proof.findings);
+    assert_eq!(proof.findings.len(), 1);
+    let draft = EventDraft { op: Op::Prune, txn: None, old: None, new: Some(format!("e{before}").into_bytes()) };
+    world.engine().record(BranchId::MAIN, draft, Vec::new(), &world.caller).unwrap();
+    let proof = world.proof();
+    assert_eq!(proof.findings, Vec::<String>::new());
+    assert_eq!(proof.pruned_before, Some(before));
+    let path = world.close();
+    let other = Connection::open(&path).unwrap();
+    let changed =
+        other.execute("UPDATE inode SET content = x'00' WHERE content = CAST('kept' || char(10) AS BLOB)", []);
+    assert_eq!(changed.unwrap(), 1);
+    other.close().unwrap();
+    let store = SqliteStore::open(&path).unwrap();
+    assert_ne!(audit::verify(store.read().unwrap().as_ref()).unwrap().findings, Vec::<String>::new());
 }
