@@ -286,8 +286,14 @@ impl Check {
             | Op::Setxattr
             | Op::Removexattr
             | Op::Open => {}
-            Op::Branch | Op::Tag | Op::Switch | Op::Begin | Op::Commit | Op::Rollback | Op::Merge | Op::Prune => {
+            Op::Branch | Op::Tag | Op::Switch | Op::Begin | Op::Commit | Op::Rollback | Op::Merge => {
                 self.sweeping.insert(seq);
+            }
+            Op::Prune => {
+                self.sweeping.insert(seq);
+                let point = event.new.as_deref().and_then(|text| std::str::from_utf8(text).ok()?.strip_prefix('e'));
+                let before = point.and_then(|number| number.parse().ok()).map(Seq);
+                self.prune_recorded |= before.is_some_and(|before| before >= self.pruned) && seq >= self.pruned;
             }
         }
     }

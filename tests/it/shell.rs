@@ -50,8 +50,9 @@ impl Database {
 #[test]
 fn the_session_of_the_introduction_works_word_for_word() {
     let database = Database::new();
-    let mut child = database.stone().arg("shell").arg(database.file());
-    let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut command = database.stone();
+    command.arg("shell").arg(database.file());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let session = "touch newfile.txt\necho \"Hello\" > newfile.txt\nls\nbegin\nrm newfile.txt\ncommit\n\
                    history newfile.txt\nbranch experimental\nswitch experimental\n";
     child.stdin.take().unwrap().write_all(session.as_bytes()).unwrap();

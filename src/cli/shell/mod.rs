@@ -330,7 +330,7 @@ impl<'a> Shell<'a> {
                 };
             }
             let joined = following.peek().is_some_and(|next| next.join != Join::Then);
-            if self.done || (strict && self.status != 0 && !joined) || self.stop.load(Ordering::Relaxed) {
+            if self.done || (strict && due && self.status != 0 && !joined) || self.stop.load(Ordering::Relaxed) {
                 break;
             }
         }
