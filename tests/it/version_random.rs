@@ -148,12 +148,11 @@ fn commit_conflicts(base: &Model, head: &Model, tx: &Model) -> bool {
     dangling(base, head, tx) || !by_key(base, head, tx).swept().is_tree()
 }
 
-/// A name that one gave to what the other removed.
-fn dangling(base: &Model, ours: &Model, theirs: &Model) -> bool {
-    let merged = by_key(base, ours, theirs);
-    merged.entries.values().any(|ino| {
-        base.inodes.contains_key(ino) && (!ours.inodes.contains_key(ino) || !theirs.inodes.contains_key(ino))
-    })
+/// A name that the transaction gave to what was removed since. (The other way round there is a serial order: what got
+/// another name outside keeps that one when the transaction takes the name that it knew.)
+fn dangling(base: &Model, head: &Model, tx: &Model) -> bool {
+    let merged = by_key(base, head, tx);
+    merged.entries.values().any(|ino| base.inodes.contains_key(ino) && !head.inodes.contains_key(ino))
 }
 
 /// Merge: whether something was changed on one side and changed otherwise, or removed, on the other.
