@@ -44,6 +44,9 @@ impl Drop for Hold<'_> {
     }
 }
 
+/// Called once with the result of a wait for the disk: by the writer, which waits for it to return.
+pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
+
 /// What one commit carries.
 struct Batch {
     group: Group,
@@ -155,6 +158,21 @@ impl Engine {
         Ok(())
     }
 
+    /// As [`Engine::wait_durable`], but returns at once; the result goes to `done`, at the latest from the
+    /// writer's thread: no other thread has to wake up for it.
+    pub(super) fn when_durable(&self, mut core: MutexGuard<'_, Core>, upto: Seq, done: Done) {
+        let now = if core.durable >= upto { Some(Ok(())) } else { core.check_waiter().err().map(Err) };
+        if let Some(result) = now {
+            drop(core);
+            return done(result);
+        }
+        core.want_durable = core.want_durable.max(upto);
+        core.want_flushed = core.want_flushed.max(upto);
+        core.waiting.push((upto, done));
+        drop(core);
+        self.shared.wake.notify_one();
+    }
+
     /// Seals every file with unsealed writes on a branch (on all for `None`): a cut point. Returns the point.
     pub fn seal(&self, branch: Option<BranchId>) -> Result<Seq> {
         let mut core = self.core();
@@ -171,6 +189,17 @@ impl Engine {
         let point = core.counters.seq;
         self.wait_durable(&mut core, point)?;
         Ok(point)
+    }
+
+    /// As [`Engine::sync`], but returns at once; `done` is called when it is done.
+    pub fn sync_then(&self, done: Done) {
+        let mut core = self.core();
+        if let Err(error) = core.seal_all(None) {
+            drop(core);
+            return done(Err(error));
+        }
+        let point = core.counters.seq;
+        self.when_durable(core, point, done);
     }
 
     /// Waits until the store's readers see everything up to an event.
@@ -258,7 +287,8 @@ pub(super) fn write_groups(shared: &Arc<Shared>, mut chain: Chain) {
         let mut core = shared.core.lock();
         loop {
             if core.failed.is_some() || (core.stop && (core.abandoned || !core.has_work())) {
-                return;
+                core.failed.get_or_insert(StoreError::Closed);
+                return progressed(shared, core);
             }
             let urgent = core.want_flushed > core.flushed
                 || core.want_durable > core.durable
@@ -285,8 +315,7 @@ pub(super) fn write_groups(shared: &Arc<Shared>, mut chain: Chain) {
             Ok(batch) => batch,
             Err(error) => {
                 core.fail(error);
-                shared.progress.notify_all();
-                return;
+                return progressed(shared, core);
             }
         };
         drop(core);
@@ -298,9 +327,9 @@ pub(super) fn write_groups(shared: &Arc<Shared>, mut chain: Chain) {
             })),
             Err(error) => {
                 log::error!("the store failed, no more changes are taken: {error}");
-                shared.core.lock().fail(error.into());
-                shared.progress.notify_all();
-                return;
+                let mut core = shared.core.lock();
+                core.fail(error.into());
+                return progressed(shared, core);
             }
         }
         if !commit(shared, &mut batch) {
@@ -327,7 +356,7 @@ fn commit(shared: &Arc<Shared>, batch: &mut Batch) -> bool {
                 core.inflight_bytes = core.inflight_bytes.saturating_sub(batch.bytes);
                 core.full = false;
                 core.shed_blocks();
-                shared.progress.notify_all();
+                progressed(shared, core);
                 return true;
             }
             Err(StoreError::Full) => {
@@ -335,7 +364,8 @@ fn commit(shared: &Arc<Shared>, batch: &mut Batch) -> bool {
                     log::error!("the database's disk is full: changes fail until there is space");
                 }
                 core.full = true;
-                shared.progress.notify_all();
+                progressed(shared, core);
+                let mut core = shared.core.lock();
                 if core.stop {
                     return false;
                 }
@@ -345,10 +375,30 @@ fn commit(shared: &Arc<Shared>, batch: &mut Batch) -> bool {
             Err(error) => {
                 log::error!("the store failed, no more changes are taken: {error}");
                 core.fail(error.into());
-                shared.progress.notify_all();
+                progressed(shared, core);
                 return false;
             }
         }
+    }
+}
+
+/// Lets everybody know how far the store is, or that it is no further.
+fn progressed(shared: &Shared, mut core: MutexGuard<'_, Core>) {
+    shared.progress.notify_all();
+    let waiting = std::mem::take(&mut core.waiting);
+    let mut finished = Vec::new();
+    for (upto, done) in waiting {
+        if core.durable >= upto {
+            finished.push((done, Ok(())));
+        } else if let Err(error) = core.check_waiter() {
+            finished.push((done, Err(error)));
+        } else {
+            core.waiting.push((upto, done));
+        }
+    }
+    drop(core);
+    for (done, result) in finished {
+        done(result);
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::commit::Done;
 use super::node::{Body, Node, Tree};
 use super::{EventDraft, FsError, Options, Result};
 use crate::store::{
@@ -67,6 +68,8 @@ pub(super) struct Core {
     pub abandoned: bool,
     /// Whether the writer sleeps until it is told of a change.
     pub idle: bool,
+    /// Who is called when an event is durable.
+    pub waiting: Vec<(Seq, Done)>,
 
     /// Sealed chunks in memory, oldest first: branch, inode, index, generation, bytes.
     pub sealed: VecDeque<(BranchId, Ino, u64, u64, usize)>,
@@ -140,6 +143,7 @@ impl Core {
             stop: false,
             abandoned: false,
             idle: false,
+            waiting: Vec::new(),
             sealed: VecDeque::new(),
             sealed_bytes: 0,
             weight: 0,

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::attrs::without_suid;
+use super::commit::Done;
 use super::content::SIZE_MAX;
 use super::core::{Core, OpenFile};
 use super::names::Creation;
 use super::node::Block;
 use super::{Engine, Fallocate, FsError, Handle, Result, Whence};
 use crate::store::{CHUNK_SIZE, Content, Mutation};
-use crate::types::{At, Attr, Caller, ChunkId, Ino, Kind, Op, Permissions, View};
+use crate::types::{At, Attr, Caller, ChunkId, Ino, Kind, Op, Permissions, Seq, View};
 
 /// `CHUNK_SIZE` as offsets need it.
 pub(super) const CHUNK: u64 = CHUNK_SIZE as u64;
@@ -357,13 +358,20 @@ impl Engine {
     /// Makes everything up to now durable, the file's content with it.
     pub fn fsync(&self, handle: Handle) -> Result<()> {
         let mut core = self.core();
-        let open = core.handle(handle)?.clone();
-        if open.view.at != At::Live {
-            return Ok(());
-        }
-        core.seal_file(open.view, open.ino)?;
-        let upto = core.counters.seq;
+        let upto = core.seal_open(handle)?;
         self.wait_durable(&mut core, upto)
+    }
+
+    /// As [`Engine::fsync`], but returns at once; `done` is called when it is done.
+    pub fn fsync_then(&self, handle: Handle, done: Done) {
+        let mut core = self.core();
+        match core.seal_open(handle) {
+            Ok(upto) => self.when_durable(core, upto, done),
+            Err(error) => {
+                drop(core);
+                done(Err(error));
+            }
+        }
     }
 
     /// Ends an open file; the version of what was written through it is made here.
@@ -426,6 +434,16 @@ impl super::node::Node {
 }
 
 impl Core {
+    /// Seals what was written to an open file, and returns the event up to which everything must be durable.
+    fn seal_open(&mut self, handle: Handle) -> Result<Seq> {
+        let open = self.handle(handle)?.clone();
+        if open.view.at != At::Live {
+            return Ok(Seq::ZERO);
+        }
+        self.seal_file(open.view, open.ino)?;
+        Ok(self.counters.seq)
+    }
+
     pub fn handle(&self, handle: Handle) -> Result<&OpenFile> {
         self.handles.get(&handle.0).ok_or(FsError::BadHandle)
     }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
-pub use commit::Hold;
+pub use commit::{Done, Hold};
 pub use error::FsError;
 use parking_lot::{Condvar, Mutex, RwLock};
 

@@ -16,8 +16,7 @@ use fuser::{
 };
 
 use super::convert;
-use super::waiters::Waiters;
-use crate::engine::{FsError, Handle, RenameMode, Result, Whence, XattrMode};
+use crate::engine::{Done, FsError, Handle, RenameMode, Result, Whence, XattrMode};
 use crate::types::{Caller, Kind, Permissions, ProcId, SetAttr};
 use crate::vfs::{Entry, NodeId, Session, Tree};
 
@@ -38,7 +37,6 @@ pub(super) struct Negotiation {
 /// One mount's connection.
 pub(super) struct Adapter {
     pub session: Arc<Session>,
-    pub waiters: Waiters,
     pub negotiation: Negotiation,
 }
 
@@ -140,27 +138,15 @@ impl Adapter {
         }
     }
 
-    /// Serves a request that touches no tree, perhaps later on another thread.
-    fn later<R: Refuse + Send + 'static>(
-        &self,
-        op: &'static str,
-        reply: R,
-        act: impl FnOnce(&Session) -> Result<()> + Send + 'static,
-        send: impl FnOnce(R) + Send + 'static,
-    ) {
-        let session = self.session.clone();
-        self.waiters.run(move || {
-            let served = catch_unwind(AssertUnwindSafe(|| match act(&session) {
-                Ok(()) => send(reply),
-                Err(error) => {
-                    log::error!("{op}: {error} (errno {})", error.errno());
-                    reply.refuse(convert::errno(&error));
-                }
-            }));
-            if served.is_err() {
-                log::error!("{op}: panicked");
+    /// The end of a request that waits for the disk: the reply is sent by whoever finds the wait over.
+    fn waits(op: &'static str, reply: ReplyEmpty) -> Done {
+        Box::new(move |result| match result {
+            Ok(()) => reply.ok(),
+            Err(error) => {
+                log::error!("{op}: {error} (errno {})", error.errno());
+                reply.error(convert::errno(&error));
             }
-        });
+        })
     }
 }
 
@@ -417,7 +403,7 @@ impl Filesystem for Adapter {
     }
 
     fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.later("fsync", reply, move |session| session.fsync(Handle(fh.0)), ReplyEmpty::ok);
+        self.session.fsync(Handle(fh.0), Adapter::waits("fsync", reply));
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -487,7 +473,7 @@ impl Filesystem for Adapter {
     }
 
     fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.later("fsyncdir", reply, Session::sync, ReplyEmpty::ok);
+        self.session.sync(Adapter::waits("fsyncdir", reply));
     }
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {

@@ -4,7 +4,6 @@ mod adapter;
 mod convert;
 mod device;
 mod invalidate;
-mod waiters;
 
 use std::fmt;
 use std::io;
@@ -18,7 +17,6 @@ use parking_lot::Mutex;
 
 use self::adapter::{Adapter, Negotiation};
 use self::invalidate::Invalidator;
-use self::waiters::Waiters;
 use crate::engine::FsError;
 use crate::types::View;
 use crate::vfs::{Session, SessionOptions, Vfs};
@@ -112,7 +110,6 @@ pub fn mount(vfs: &Arc<Vfs>, dir: &Path, options: &MountOptions) -> Result<Mount
     let session = vfs.session(options.session.clone());
     let adapter = Adapter {
         session: session.clone(),
-        waiters: Waiters::default(),
         negotiation: Negotiation { writeback: options.writeback, record_reads: options.record_reads },
     };
     let shape = device::Shape {

@@ -2,7 +2,7 @@
 
 use super::node::NodeId;
 use super::session::{Place, Session, Tree};
-use crate::engine::{Changed, Fallocate, FsError, Handle, Result, Whence};
+use crate::engine::{Changed, Done, Fallocate, FsError, Handle, Result, Whence};
 use crate::types::{At, Caller};
 
 /// Whether open(2)'s flags ask for writing.
@@ -127,20 +127,14 @@ impl Session {
         self.vfs.engine.read(handle, offset, size)
     }
 
-    /// Makes a file's content durable.
-    ///
-    /// # Errors
-    /// As fsync(2).
-    pub fn fsync(&self, handle: Handle) -> Result<()> {
-        self.vfs.engine.fsync(handle)
+    /// Makes a file's content durable; `done` gets the result, as fsync(2).
+    pub fn fsync(&self, handle: Handle, done: Done) {
+        self.vfs.engine.fsync_then(handle, done);
     }
 
-    /// Makes everything durable, which includes every directory.
-    ///
-    /// # Errors
-    /// As fsync(2).
-    pub fn sync(&self) -> Result<()> {
-        self.vfs.engine.sync().map(|_| ())
+    /// Makes everything durable, which includes every directory; `done` gets the result, as fsync(2).
+    pub fn sync(&self, done: Done) {
+        self.vfs.engine.sync_then(done);
     }
 
     /// Closes an open file.
