@@ -22,6 +22,7 @@ use crate::store::sqlite::SqliteStore;
 use crate::types::{Caller, ProcId, SystemClock};
 
 use super::context::{Context, Host, Origin, Unmounted};
+use super::mount::ENDING;
 use super::error::{About, Error, Result};
 use super::place::Place;
 use super::screen::Screen;
@@ -29,7 +30,9 @@ use super::text::{TreePath, to_json};
 use super::works::Work;
 
 /// How long a command waits for another command that has the database open, in milliseconds.
-const BUSY_WAIT_MS: u64 = 5000;
+pub const BUSY_WAIT_MS: u64 = 5000;
+/// The request that a daemon answers once it serves.
+pub const PING: &str = "ping";
 /// How long a command waits, at its end, for what /proc tells of itself, in milliseconds.
 const SETTLE_MS: u64 = 200;
 
@@ -208,7 +211,18 @@ impl Access {
         let origin = Origin::here(place.dev());
         let start = Instant::now();
         loop {
-            if let Some(client) = connect(&place.database)? {
+            if let Some(mut client) = connect(&place.database)? {
+                match client.call(PING, &origin, &(), &mut |_| ()) {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(failure)) if failure.message != ENDING => return Err(Error(failure)),
+                    // it is just ending, or could not begin
+                    Ok(Err(_)) | Err(_) if start.elapsed() < Duration::from_millis(BUSY_WAIT_MS) => {
+                        thread::sleep(Duration::from_millis(20));
+                        continue;
+                    }
+                    Ok(Err(failure)) => return Err(Error(failure)),
+                    Err(error) => return Err(lost(error)),
+                }
                 return Ok(Access {
                     place,
                     origin,
@@ -216,7 +230,7 @@ impl Access {
                     cwd: RefCell::default(),
                 });
             }
-            match open_engine(&place.database) {
+            match open_engine(&place.database, &Options::default()) {
                 Ok(engine) => {
                     let local = Local { engine, recorded: OnceCell::new(), host: OnceCell::new() };
                     return Ok(Access { place, origin, backend: Backend::Here(local), cwd: RefCell::default() });
@@ -378,13 +392,13 @@ impl From<OpenError> for Error {
 ///
 /// # Errors
 /// [`OpenError`].
-pub fn open_engine(database: &Path) -> std::result::Result<Arc<Engine>, OpenError> {
+pub fn open_engine(database: &Path, options: &Options) -> std::result::Result<Arc<Engine>, OpenError> {
     let sort = |error: StoreError| match error {
         StoreError::Busy(_) => OpenError::Busy(error.into()),
         other => OpenError::Other(other.into()),
     };
     let store = SqliteStore::open(database).map_err(sort)?;
-    Engine::open(Arc::new(store), Arc::new(SystemClock), Options::default()).map_err(|error| match error {
+    Engine::open(Arc::new(store), Arc::new(SystemClock), options.clone()).map_err(|error| match error {
         crate::engine::FsError::Store(error) => sort(error),
         other => OpenError::Other(other.into()),
     })

@@ -26,11 +26,11 @@ use crate::control::{self, Failure, Peer, Reply, Request, Server, Service, Sessi
 use crate::engine::{Engine, EventDraft, FsError, Options};
 use crate::fuse::{self, MountError};
 use crate::store::Mutation;
-use crate::store::sqlite::SqliteStore;
 use crate::types::{At, Caller, Clock, Op, ProcId, Seq, SystemClock, View};
 use crate::version::{RefContext, refs};
 use crate::vfs::{History, SessionOptions, Vfs};
 
+use super::app::{BUSY_WAIT_MS, OpenError, PING, open_engine};
 use super::context::{Context, Host, LIVE_BRANCH, Live, MountState, Origin, stored_branch};
 use super::error::{About, Error, Result};
 use super::mount::{ENDING, MOUNT, MountRequest};
@@ -91,9 +91,14 @@ struct Mounted {
 pub fn serve(database: &Path, dir: &Path, options: &MountOptions, ready: &mut dyn FnMut()) -> Result<()> {
     let name = database.as_os_str().as_bytes();
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    let store = SqliteStore::open(database).about(name)?;
+    // before anything slow, so that commands and further mounts wait for this daemon
+    let socket = control::make_socket_path(database).map_err(|error| Error::failed(error.to_string()))?;
+    let server = Server::bind(&socket, database).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => Error::failed("another daemon has it mounted").about(name),
+        _ => Error::from(error).about(socket.as_os_str().as_bytes()),
+    })?;
     let engine_options = Options { record_reads: options.audit_all, ..Options::default() };
-    let engine = Engine::open(Arc::new(store), Arc::new(SystemClock), engine_options).about(name)?;
+    let engine = open_waiting(database, &engine_options)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let processes = Arc::new(ProcessTable::new(Arc::clone(&engine) as Arc<dyn ProcessSink>, Arc::clone(&clock))?);
     let (wake, woken) = channel();
@@ -104,22 +109,20 @@ pub fn serve(database: &Path, dir: &Path, options: &MountOptions, ready: &mut dy
         engine,
         mounts: Mutex::default(),
         runs: Mutex::default(),
-        private: control::make_socket_path(database).map_err(|error| Error::failed(error.to_string()))?,
+        private: socket,
         changing: Mutex::default(),
         ending: AtomicBool::new(false),
         wake: wake.clone(),
     });
-    let server = daemon.listen().and_then(|server| {
-        daemon.mount(dir, options, Caller::default(), &Origin::here(None))?;
-        Ok(server)
-    });
-    let server = match server {
-        Ok(server) => server,
-        Err(error) => {
-            daemon.close()?;
-            return Err(error);
+    let mounted = daemon.mount(dir, options, Caller::default(), &Origin::here(None));
+    if let Err(error) = mounted.and_then(|()| daemon.listen(&server)) {
+        let found = daemon.mounts.lock().pop();
+        if let Some(Err(error)) = found.map(|mounted| mounted.mount.unmount()) {
+            log::error!("{}: {error}", dir.display());
         }
-    };
+        daemon.close()?;
+        return Err(error);
+    }
     let handle = signals.handle();
     let listener = thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in &mut signals {
@@ -136,16 +139,23 @@ pub fn serve(database: &Path, dir: &Path, options: &MountOptions, ready: &mut dy
     ended
 }
 
+/// Opens a database; waits for a command that has it open for a moment.
+fn open_waiting(database: &Path, options: &Options) -> Result<Arc<Engine>> {
+    let start = Instant::now();
+    loop {
+        match open_engine(database, options) {
+            Err(OpenError::Busy(_)) if start.elapsed() < Duration::from_millis(BUSY_WAIT_MS) => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            done => return done.about(database.as_os_str().as_bytes()),
+        }
+    }
+}
+
 impl Daemon {
-    fn listen(self: &Arc<Self>) -> Result<Server> {
-        let path = control::make_socket_path(&self.database).map_err(|error| Error::failed(error.to_string()))?;
-        let server = Server::bind(&path, &self.database).map_err(|error| match error.kind() {
-            io::ErrorKind::AddrInUse => Error::failed("another daemon has it mounted").about(self.name()),
-            _ => Error::from(error).about(path.as_os_str().as_bytes()),
-        })?;
+    fn listen(self: &Arc<Self>, server: &Server) -> Result<()> {
         let owner = fs::metadata(&self.database).about(self.name())?.uid();
-        server.serve(owner, Arc::clone(self) as Arc<dyn Service>)?;
-        Ok(server)
+        Ok(server.serve(owner, Arc::clone(self) as Arc<dyn Service>)?)
     }
 
     fn name(&self) -> &[u8] {
@@ -422,6 +432,8 @@ impl Conversation {
                 self.asked_to_end = done.last;
                 serde_json::to_value(done).map_err(misfit)
             }
+            PING if !daemon.ending.load(Ordering::SeqCst) => Ok(Value::Null),
+            _ if daemon.ending.load(Ordering::SeqCst) && self.run.is_none() => Err(Error::failed(ENDING)),
             name => {
                 let mut caller = self.caller;
                 let of_run = matches!(name, RUN_BEGIN | RUN_ENTERED | RUN_PREVIEW | RUN_END);

@@ -40,8 +40,8 @@ uid=, gid= (show all files as this user's). nosuid, nodev, noexec and the like g
 
 A crash of the daemon alone loses at most the last second; nothing that was fsynced.";
 
-/// How long a mount waits for a daemon that is just ending, in milliseconds.
-const RETRY_MS: u64 = 10_000;
+/// How long a mount waits for a daemon that is just beginning or ending, in milliseconds.
+const RETRY_MS: u64 = 30_000;
 /// The size in bytes above which a daemon's log starts anew.
 const LOG_MAX: u64 = 4 << 20;
 

@@ -1,6 +1,6 @@
 //! The daemon's end: listens, checks who speaks, and hands requests to a service.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -59,11 +59,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// Takes the socket; one that no daemon listens on any more is replaced.
+    /// Takes the socket; one that no daemon listens on any more is replaced. Connections wait until
+    /// [`Server::serve`].
     ///
     /// # Errors
     /// `AddrInUse` when somebody listens there, else what went wrong.
     pub fn bind(path: &Path, database: &Path) -> io::Result<Server> {
+        // one at a time, lest two find the same dead socket and the slower one removes the faster one's
+        let dir = File::open(path.parent().unwrap_or(Path::new("/")))?;
+        rustix::fs::flock(&dir, rustix::fs::FlockOperation::LockExclusive)?;
         let listener = match UnixListener::bind(path) {
             Ok(listener) => listener,
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {

@@ -68,11 +68,12 @@ pub fn list(engine: &Engine) -> Vec<BranchInfo> {
     list
 }
 
-/// Says that a name is taken in words.
-fn taken(name: &[u8], error: FsError) -> VersionError {
+/// Says in words what has a name already.
+fn taken(engine: &Engine, name: &[u8], error: FsError) -> VersionError {
     match error {
         FsError::Exists => {
-            VersionError::new(ErrorKind::Exists, format!("a branch or tag {:?} exists already", show(name)))
+            let what = if refs::tag(engine, name).is_some() { "tag" } else { "branch" };
+            VersionError::new(ErrorKind::Exists, format!("{:?}: a {what} of that name exists already", show(name)))
         }
         other => other.into(),
     }
@@ -84,7 +85,7 @@ fn taken(name: &[u8], error: FsError) -> VersionError {
 /// [`ErrorKind::BadName`], [`ErrorKind::Exists`].
 pub fn create(engine: &Engine, name: &[u8], from: View, caller: &Caller) -> Result<BranchRow> {
     refs::check_name(name)?;
-    engine.fork(Some(name), from, caller).map_err(|error| taken(name, error))
+    engine.fork(Some(name), from, caller).map_err(|error| taken(engine, name, error))
 }
 
 /// Gives a branch another name.
@@ -98,7 +99,7 @@ pub fn rename(engine: &Engine, old: &[u8], new: &[u8], caller: &Caller) -> Resul
         return Ok(());
     }
     let row = BranchRow { name: Some(new.to_vec()), ..row };
-    engine.update_branch(row, caller).map_err(|error| taken(new, error))
+    engine.update_branch(row, caller).map_err(|error| taken(engine, new, error))
 }
 
 /// Drops a branch: its name is free again, its past stays. `live` lists the live branches of mounts.
@@ -158,7 +159,7 @@ pub fn tag(engine: &Engine, name: &[u8], at: View, message: &str, now: Timestamp
     };
     let row =
         TagRow { name: name.to_vec(), branch: at.branch, seq, time: now, uid: caller.uid, message: message.to_owned() };
-    engine.set_tag(name, Some(row.clone()), caller).map_err(|error| taken(name, error))?;
+    engine.set_tag(name, Some(row.clone()), caller).map_err(|error| taken(engine, name, error))?;
     Ok(row)
 }
 
