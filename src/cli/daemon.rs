@@ -263,6 +263,7 @@ impl Daemon {
             root,
             read_only: options.read_only,
             others_read_only: false,
+            notes_reads: false,
             history: if options.history_everywhere { History::Everywhere } else { History::Root },
             uid: options.uid,
             gid: options.gid,

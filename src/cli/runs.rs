@@ -68,11 +68,6 @@ impl Run {
     /// # Errors
     /// Where the mount of the asker is not one to run in, or the session cannot be mounted.
     pub fn begin(parts: &Parts<'_>, context: &Context<'_>, wanted: &RunBegin) -> Result<(Run, RunBegun)> {
-        if wanted.isolation == Isolation::Serializable {
-            return Err(Error::failed(
-                "serializable isolation needs the record of what was read, which is not kept yet",
-            ));
-        }
         let mount = context.mount().ok_or_else(|| Error::failed("the database is not mounted"))?;
         if mount.read_only {
             return Err(Error::failed("the mount is read-only: nothing could be committed"));
@@ -92,11 +87,14 @@ impl Run {
         let options = BeginOptions {
             target,
             kind: TxnKind::Run,
-            serializable: false,
+            serializable: wanted.isolation == Isolation::Serializable,
             message: wanted.message.clone(),
             label: wanted.label.clone(),
         };
         let txn = txn::begin(context.engine, &options, &context.caller)?;
+        if txn.serializable {
+            parts.vfs.reads().start(txn.branch);
+        }
         match Run::mount(parts, &txn, &mount, wanted.branch.clone()) {
             Ok(run) => {
                 let dir = TreePath::from(run.dir.clone().into_os_string());
@@ -119,6 +117,7 @@ impl Run {
             root: View::live(txn.branch),
             read_only: false,
             others_read_only: true,
+            notes_reads: txn.serializable,
             history: History::Root,
             uid: None,
             gid: None,
@@ -198,7 +197,8 @@ impl Run {
         let outcome = match end.how {
             RunEndHow::Commit => {
                 self.wait_for_device();
-                let options = CommitOptions::default();
+                let reads = self.mount.session().vfs().reads().take(self.txn.branch);
+                let options = CommitOptions { reads: reads.as_ref(), ..CommitOptions::default() };
                 let done = txn::commit(context.engine, self.txn.id, &options, &context.caller)?;
                 context.engine.sync()?;
                 Outcome::from(&done)

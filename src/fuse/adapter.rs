@@ -166,14 +166,15 @@ impl Filesystem for Adapter {
         let wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
             | InitFlags::FUSE_DONT_MASK
             | InitFlags::FUSE_POSIX_ACL
-            | InitFlags::FUSE_DO_READDIRPLUS
-            | InitFlags::FUSE_READDIRPLUS_AUTO
             | InitFlags::FUSE_ASYNC_DIO
             | InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_CACHE_SYMLINKS
             | InitFlags::FUSE_EXPLICIT_INVAL_DATA
             | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
         let wanted = if self.negotiation.writeback { wanted | InitFlags::FUSE_WRITEBACK_CACHE } else { wanted };
+        // Where reads are noted, a listing must not read what nobody asked for.
+        let plus = InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO;
+        let wanted = if self.session.options().notes_reads { wanted } else { wanted | plus };
         if let Err(missing) = config.add_capabilities(wanted) {
             log::warn!("the kernel lacks {missing:?}");
             let _ = config.add_capabilities(wanted & !missing);

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::failure::Failed;
 use super::node::NodeId;
 use super::session::{LONG, Place, SHORT, Tree};
 use crate::engine::{Changed, FsError, Handle, Result, Statfs, XattrMode};
-use crate::types::{Attr, Caller, Ino, SetAttr, View};
+use crate::types::{Attr, Caller, Ino, Kind, Op, SetAttr, View};
 
 impl Tree<'_> {
     /// The attributes of a node, and how long the kernel may keep them.
@@ -17,7 +18,10 @@ impl Tree<'_> {
         match self.place(node)? {
             Place::Inode { view, ino, .. } => {
                 let attr = self.guarded(node, self.engine().getattr(view, ino)?);
-                Ok((self.shown(attr), LONG))
+                self.note(|reads| reads.attrs(view.branch, ino));
+                let keep =
+                    if self.session.options.notes_reads && attr.kind != Kind::Dir { Duration::ZERO } else { LONG };
+                Ok((self.shown(attr), keep))
             }
             Place::Special(special) => Ok((self.special_attr(special)?, SHORT)),
         }
@@ -36,6 +40,17 @@ impl Tree<'_> {
     /// # Errors
     /// As chmod(2), chown(2), truncate(2) and utimensat(2).
     pub fn setattr(&self, node: NodeId, set: &SetAttr, handle: Option<Handle>, caller: &Caller) -> Result<Attr> {
+        let done = self.try_setattr(node, set, handle, caller);
+        let op = match set {
+            SetAttr { size: Some(_), .. } => Op::Truncate,
+            SetAttr { perm: Some(_), .. } => Op::Chmod,
+            SetAttr { uid: Some(_), .. } | SetAttr { gid: Some(_), .. } => Op::Chown,
+            SetAttr { .. } => Op::Utimens,
+        };
+        self.noted(op, Failed::of(node), caller, done)
+    }
+
+    fn try_setattr(&self, node: NodeId, set: &SetAttr, handle: Option<Handle>, caller: &Caller) -> Result<Attr> {
         let (view, ino) = self.writable(node)?;
         if ino == Ino::ROOT
             && self.guarded(node, self.engine().getattr(view, ino)?).uid != caller.uid
@@ -61,6 +76,7 @@ impl Tree<'_> {
                 if !name.starts_with(b"system.") && !name.starts_with(b"security.") {
                     self.check_past(view, ino, caller, 0o4)?;
                 }
+                self.note(|reads| reads.attrs(view.branch, ino));
                 self.engine().getxattr(view, ino, name)
             }
             Place::Special(_) => Err(FsError::NoAttr),
@@ -87,10 +103,12 @@ impl Tree<'_> {
     /// # Errors
     /// As setxattr(2).
     pub fn setxattr(&self, node: NodeId, name: &[u8], value: &[u8], mode: XattrMode, caller: &Caller) -> Result<()> {
-        let (view, ino) = self.writable(node)?;
-        self.engine().setxattr(view, ino, name, value, mode, caller)?;
-        self.xattr_changed(node, view, ino, name);
-        Ok(())
+        let done = self.writable(node).and_then(|(view, ino)| {
+            self.engine().setxattr(view, ino, name, value, mode, caller)?;
+            self.xattr_changed(node, view, ino, name);
+            Ok(())
+        });
+        self.noted(Op::Setxattr, Failed::of(node), caller, done)
     }
 
     /// Removes an extended attribute.
@@ -98,10 +116,12 @@ impl Tree<'_> {
     /// # Errors
     /// As removexattr(2).
     pub fn removexattr(&self, node: NodeId, name: &[u8], caller: &Caller) -> Result<()> {
-        let (view, ino) = self.writable(node)?;
-        self.engine().removexattr(view, ino, name, caller)?;
-        self.xattr_changed(node, view, ino, name);
-        Ok(())
+        let done = self.writable(node).and_then(|(view, ino)| {
+            self.engine().removexattr(view, ino, name, caller)?;
+            self.xattr_changed(node, view, ino, name);
+            Ok(())
+        });
+        self.noted(Op::Removexattr, Failed::of(node), caller, done)
     }
 
     fn xattr_changed(&self, node: NodeId, view: View, ino: Ino, name: &[u8]) {

@@ -31,6 +31,9 @@ impl Tree<'_> {
         };
         self.check_past(view, ino, caller, 0o4)?;
         let handle = self.engine().open_file(view, ino, flags, caller)?;
+        if flags & libc::O_ACCMODE != libc::O_WRONLY {
+            self.note(|reads| reads.content(view.branch, ino));
+        }
         if flags & libc::O_TRUNC != 0 {
             self.inode_changed(node, view, ino, true);
         }

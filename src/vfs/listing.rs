@@ -84,6 +84,7 @@ impl Tree<'_> {
             Place::Inode { view, ino, .. } => {
                 let attr = self.engine().getattr(view, ino)?;
                 let keep = if self.keeps_names(view, &attr)? { LONG } else { Duration::ZERO };
+                self.note(|reads| reads.listing(view.branch, ino));
                 Content::Inodes { view, entries: self.engine().list(view, ino)?, keep }
             }
             Place::Special(special) => Content::Special { special, names: self.special_names(special, caller)? },

@@ -7,6 +7,7 @@
 
 mod access;
 mod attrs;
+mod failure;
 mod files;
 mod listing;
 mod names;
@@ -33,6 +34,7 @@ pub use switch::Difference;
 use crate::audit::ProcessTable;
 use crate::engine::{Changed, Engine, Observer, Result};
 use crate::types::{BranchId, Clock};
+use crate::version::ReadLog;
 
 /// Everything that the mounts of one database share.
 pub struct Vfs {
@@ -40,6 +42,7 @@ pub struct Vfs {
     clock: Arc<dyn Clock>,
     processes: Option<Arc<ProcessTable>>,
     names: SpecialNames,
+    reads: ReadLog,
     sessions: RwLock<Vec<Weak<Session>>>,
     next_id: AtomicU64,
 }
@@ -52,7 +55,7 @@ impl Vfs {
     pub fn new(engine: Arc<Engine>, clock: Arc<dyn Clock>, processes: Option<Arc<ProcessTable>>) -> Result<Arc<Vfs>> {
         let names = SpecialNames::read(&engine)?;
         let (sessions, next_id) = (RwLock::default(), AtomicU64::new(1));
-        let vfs = Arc::new(Vfs { engine, clock, processes, names, sessions, next_id });
+        let vfs = Arc::new(Vfs { engine, clock, processes, names, reads: ReadLog::default(), sessions, next_id });
         vfs.engine.observe(Arc::new(Applied(Arc::downgrade(&vfs))));
         Ok(vfs)
     }
@@ -70,6 +73,11 @@ impl Vfs {
     /// The process entities behind requests, where they are recorded.
     pub fn processes(&self) -> Option<&Arc<ProcessTable>> {
         self.processes.as_ref()
+    }
+
+    /// What the serializable transactions that are running have read.
+    pub fn reads(&self) -> &ReadLog {
+        &self.reads
     }
 
     /// The names of the virtual directories.
@@ -90,6 +98,11 @@ impl Vfs {
     /// The sessions that are still there.
     pub fn sessions(&self) -> Vec<Arc<Session>> {
         self.sessions.read().iter().filter_map(Weak::upgrade).filter(|session| !session.is_dead()).collect()
+    }
+
+    /// Forgets a session that has ended.
+    fn ended(&self, id: u64) {
+        self.sessions.write().retain(|session| session.upgrade().is_some_and(|session| session.id != id));
     }
 
     /// Whether some mount's live tree shows this branch.

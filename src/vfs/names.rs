@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::failure::Failed;
 use super::node::NodeId;
 use super::session::{Entry, LONG, Place, Tree};
 use super::special::Special;
 use crate::engine::{Changed, FsError, Handle, RenameMode, Result};
-use crate::types::{At, Attr, Caller, Ino, Kind, Name, Permissions, View};
+use crate::types::{At, Attr, Caller, Ino, Kind, Name, Op, Permissions, View};
 
 impl Tree<'_> {
     /// Finds a name in a directory and counts the reference that the reply hands out.
@@ -24,11 +25,14 @@ impl Tree<'_> {
             Place::Special(special) => return self.special_lookup(special, name, caller),
         };
         let guarded = self.check_past(view, dir, caller, 0o1)?;
+        self.note(|reads| reads.lookup(view.branch, dir, name));
         let attr = match self.engine().lookup(view, dir, name) {
-            Err(FsError::NotFound) => match self.history_name(view, dir, name) {
-                Some(special) => return self.special_entry(special),
-                None => return Err(FsError::NotFound),
-            },
+            Err(FsError::NotFound) => {
+                match self.history_name(view, dir, name).or_else(|| self.conflicts_name(parent, view, name)) {
+                    Some(special) => return self.special_entry(special),
+                    None => return Err(FsError::NotFound),
+                }
+            }
             found => found?,
         };
         let open = !guarded && !self.is_guarded(view, &attr)?;
@@ -98,9 +102,12 @@ impl Tree<'_> {
         rdev: u32,
         caller: &Caller,
     ) -> Result<Entry> {
-        let (view, dir) = self.target(parent, name)?;
-        let attr = self.engine().mknod(view, dir, name, kind, perm, umask, rdev, caller)?;
-        self.made(parent, view, dir, name, attr)
+        let done = (|| {
+            let (view, dir) = self.target(parent, name)?;
+            let attr = self.engine().mknod(view, dir, name, kind, perm, umask, rdev, caller)?;
+            self.made(parent, view, dir, name, attr)
+        })();
+        self.noted(if kind == Kind::File { Op::Create } else { Op::Mknod }, Failed::name(parent, name), caller, done)
     }
 
     /// Creates a directory; in the directory of branches, a branch.
@@ -108,12 +115,15 @@ impl Tree<'_> {
     /// # Errors
     /// As mkdir(2).
     pub fn mkdir(&self, parent: NodeId, name: &[u8], perm: Permissions, umask: u32, caller: &Caller) -> Result<Entry> {
-        if let Place::Special(Special::Branches) = self.place(parent)? {
-            return self.create_branch(name, caller);
-        }
-        let (view, dir) = self.target(parent, name)?;
-        let attr = self.engine().mkdir(view, dir, name, perm, umask, caller)?;
-        self.made(parent, view, dir, name, attr)
+        let done = (|| {
+            if let Place::Special(Special::Branches) = self.place(parent)? {
+                return self.create_branch(name, caller);
+            }
+            let (view, dir) = self.target(parent, name)?;
+            let attr = self.engine().mkdir(view, dir, name, perm, umask, caller)?;
+            self.made(parent, view, dir, name, attr)
+        })();
+        self.noted(Op::Mkdir, Failed::name(parent, name), caller, done)
     }
 
     /// Creates a symbolic link.
@@ -121,9 +131,12 @@ impl Tree<'_> {
     /// # Errors
     /// As symlink(2).
     pub fn symlink(&self, parent: NodeId, name: &[u8], target: &[u8], caller: &Caller) -> Result<Entry> {
-        let (view, dir) = self.target(parent, name)?;
-        let attr = self.engine().symlink(view, dir, name, target, caller)?;
-        self.made(parent, view, dir, name, attr)
+        let done = (|| {
+            let (view, dir) = self.target(parent, name)?;
+            let attr = self.engine().symlink(view, dir, name, target, caller)?;
+            self.made(parent, view, dir, name, attr)
+        })();
+        self.noted(Op::Symlink, Failed::name(parent, name), caller, done)
     }
 
     /// Gives an inode a further name, in a directory of the same view.
@@ -131,14 +144,17 @@ impl Tree<'_> {
     /// # Errors
     /// As link(2); `CrossView` between views.
     pub fn link(&self, node: NodeId, parent: NodeId, name: &[u8], caller: &Caller) -> Result<Entry> {
-        let (view, dir) = self.target(parent, name)?;
-        let (from, ino) = self.inode(node)?;
-        if from != view {
-            return Err(FsError::CrossView);
-        }
-        let attr = self.engine().link(view, ino, dir, name, caller)?;
-        self.entry_changed(view, parent, dir, name, Some(ino));
-        self.entry(parent.slot(), view, attr, LONG)
+        let done = (|| {
+            let (view, dir) = self.target(parent, name)?;
+            let (from, ino) = self.inode(node)?;
+            if from != view {
+                return Err(FsError::CrossView);
+            }
+            let attr = self.engine().link(view, ino, dir, name, caller)?;
+            self.entry_changed(view, parent, dir, name, Some(ino));
+            self.entry(parent.slot(), view, attr, LONG)
+        })();
+        self.noted(Op::Link, Failed::name(parent, name), caller, done)
     }
 
     /// Removes a name.
@@ -146,11 +162,14 @@ impl Tree<'_> {
     /// # Errors
     /// As unlink(2).
     pub fn unlink(&self, parent: NodeId, name: &[u8], caller: &Caller) -> Result<()> {
-        let (view, dir) = self.victim(parent, name)?;
-        let child = self.before(view, dir, name);
-        self.engine().unlink(view, dir, name, caller)?;
-        self.entry_changed(view, parent, dir, name, child);
-        Ok(())
+        let done = (|| {
+            let (view, dir) = self.victim(parent, name)?;
+            let child = self.before(view, dir, name);
+            self.engine().unlink(view, dir, name, caller)?;
+            self.entry_changed(view, parent, dir, name, child);
+            Ok(())
+        })();
+        self.noted(Op::Unlink, Failed::name(parent, name), caller, done)
     }
 
     /// Removes an empty directory; in the directory of branches, drops a branch.
@@ -158,13 +177,16 @@ impl Tree<'_> {
     /// # Errors
     /// As rmdir(2).
     pub fn rmdir(&self, parent: NodeId, name: &[u8], caller: &Caller) -> Result<()> {
-        if let Place::Special(Special::Branches) = self.place(parent)? {
-            return self.drop_branch(name, caller);
-        }
-        let (view, dir) = self.victim(parent, name)?;
-        self.engine().rmdir(view, dir, name, caller)?;
-        self.entry_changed(view, parent, dir, name, None);
-        Ok(())
+        let done = (|| {
+            if let Place::Special(Special::Branches) = self.place(parent)? {
+                return self.drop_branch(name, caller);
+            }
+            let (view, dir) = self.victim(parent, name)?;
+            self.engine().rmdir(view, dir, name, caller)?;
+            self.entry_changed(view, parent, dir, name, None);
+            Ok(())
+        })();
+        self.noted(Op::Rmdir, Failed::name(parent, name), caller, done)
     }
 
     /// Moves an entry within one view.
@@ -181,22 +203,31 @@ impl Tree<'_> {
         mode: RenameMode,
         caller: &Caller,
     ) -> Result<()> {
-        let (view, dir) = self.victim(parent, name)?;
-        let (view2, dir2) = self.victim(parent2, name2)?;
-        if view != view2 {
-            return Err(FsError::CrossView);
-        }
-        if parent.slot() != parent2.slot() {
-            let moves_dir = |dir, name: &[u8]| self.engine().lookup(view, dir, name).map(|attr| attr.kind == Kind::Dir);
-            if moves_dir(dir, name)? || (mode == RenameMode::Exchange && moves_dir(dir2, name2)?) {
+        let done = (|| {
+            let (view, dir) = self.victim(parent, name)?;
+            let (view2, dir2) = self.victim(parent2, name2)?;
+            if view != view2 {
                 return Err(FsError::CrossView);
             }
-        }
-        let (child, child2) = (self.before(view, dir, name), self.before(view, dir2, name2));
-        self.engine().rename(view, dir, name, dir2, name2, mode, caller)?;
-        self.entry_changed(view, parent, dir, name, child);
-        self.entry_changed(view, parent2, dir2, name2, child2);
-        Ok(())
+            if parent.slot() != parent2.slot() {
+                let moves_dir =
+                    |dir, name: &[u8]| self.engine().lookup(view, dir, name).map(|attr| attr.kind == Kind::Dir);
+                if moves_dir(dir, name)? || (mode == RenameMode::Exchange && moves_dir(dir2, name2)?) {
+                    return Err(FsError::CrossView);
+                }
+            }
+            let (child, child2) = (self.before(view, dir, name), self.before(view, dir2, name2));
+            self.engine().rename(view, dir, name, dir2, name2, mode, caller)?;
+            self.entry_changed(view, parent, dir, name, child);
+            self.entry_changed(view, parent2, dir2, name2, child2);
+            Ok(())
+        })();
+        self.noted(
+            if mode == RenameMode::Exchange { Op::Exchange } else { Op::Rename },
+            Failed::name(parent, name).to(parent2, name2),
+            caller,
+            done,
+        )
     }
 
     /// Reads a symbolic link.
@@ -206,6 +237,7 @@ impl Tree<'_> {
     pub fn readlink(&self, node: NodeId, caller: &Caller) -> Result<Arc<[u8]>> {
         let (view, ino) = self.inode(node)?;
         self.check_past(view, ino, caller, 0)?;
+        self.note(|reads| reads.content(view.branch, ino));
         self.engine().readlink(view, ino)
     }
 
@@ -223,11 +255,14 @@ impl Tree<'_> {
         flags: i32,
         caller: &Caller,
     ) -> Result<(Entry, Handle)> {
-        let (view, dir) = self.target(parent, name)?;
-        let (attr, handle) = self.engine().create(view, dir, name, perm, umask, flags, caller)?;
-        let entry = self.made(parent, view, dir, name, attr)?;
-        self.opened(entry.node, handle, flags);
-        Ok((entry, handle))
+        let done = (|| {
+            let (view, dir) = self.target(parent, name)?;
+            let (attr, handle) = self.engine().create(view, dir, name, perm, umask, flags, caller)?;
+            let entry = self.made(parent, view, dir, name, attr)?;
+            self.opened(entry.node, handle, flags);
+            Ok((entry, handle))
+        })();
+        self.noted(Op::Create, Failed::name(parent, name), caller, done)
     }
 
     /// Whether names of a directory may be remembered although past states differ from the present.

@@ -1,13 +1,12 @@
-//! Names of states in paths, and what mkdir and rmdir of a branch mean.
+//! Names of states in paths.
 
 use jiff::tz::TimeZone;
 
 use super::Vfs;
 use crate::engine::{Engine, FsError, Result};
-use crate::store::BranchRow;
-use crate::types::{At, BranchId, Caller, View};
+use crate::types::{At, BranchId, TxnId, View};
 use crate::version::refs::{self, RefContext};
-use crate::version::{ErrorKind, VersionError};
+use crate::version::{ErrorKind, VersionError, merge, txn};
 
 /// Whether a name always means the same state; `5m` and the like do not.
 pub(super) fn is_fixed(name: &[u8]) -> bool {
@@ -30,13 +29,8 @@ pub(super) fn resolve_past(vfs: &Vfs, name: &[u8], branch: BranchId) -> Result<V
     }
 }
 
-/// Checks that bytes can name a branch.
-pub(super) fn check_name(name: &[u8]) -> Result<()> {
-    refs::check_name(name).map_err(meaning)
-}
-
 /// What a failure of the version layer is to a program that asked by a path.
-fn meaning(error: VersionError) -> FsError {
+pub(super) fn meaning(error: VersionError) -> FsError {
     match error.kind {
         ErrorKind::Unparsable
         | ErrorKind::Future
@@ -52,16 +46,13 @@ fn meaning(error: VersionError) -> FsError {
     }
 }
 
-/// Drops a branch that holds nothing of its own and that no other was forked from.
-pub(super) fn drop_branch(engine: &Engine, row: BranchRow, caller: &Caller) -> Result<()> {
-    if engine.branches().iter().any(|other| other.parent == Some(row.id) && other.dropped.is_none()) {
-        return Err(FsError::Busy);
+/// The states that the conflicts of a transaction are between: base, ours, theirs.
+pub(super) fn conflict_views(engine: &Engine, id: TxnId) -> Result<[View; 3]> {
+    if let Ok(views) = merge::conflict_views(engine, id) {
+        return Ok(views);
     }
-    let now = engine.seal(Some(row.id))?;
+    let row = txn::find(engine, id).map_err(meaning)?;
+    let now = engine.seal(None)?;
     engine.flush(now)?;
-    let touched = engine.store().read()?.touched(row.id, row.base, now)?;
-    if !touched.inodes.is_empty() || !touched.entries.is_empty() {
-        return Err(FsError::NotEmpty);
-    }
-    engine.update_branch(BranchRow { dropped: Some(now), ..row }, caller)
+    Ok([View::as_of(row.target, row.base), View::as_of(row.target, now), View::as_of(row.branch, now)])
 }

@@ -16,6 +16,7 @@ use super::special::{Special, Specials};
 use crate::engine::{Engine, FsError, Handle, Result};
 use crate::store::StoreError;
 use crate::types::{At, Attr, BranchId, Ino, Kind, View};
+use crate::version::ReadLog;
 
 /// How long the kernel may keep what only we can change; explicit invalidation does the rest.
 pub const LONG: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -42,6 +43,8 @@ pub struct SessionOptions {
     pub read_only: bool,
     /// Branches and transactions other than the root's cannot be written (`stone run`).
     pub others_read_only: bool,
+    /// What is read through the root is noted, for a transaction that validates it.
+    pub notes_reads: bool,
     /// Where past states are found.
     pub history: History,
     /// Shows every file as this user's.
@@ -57,6 +60,7 @@ impl SessionOptions {
             root: View::live(branch),
             read_only: false,
             others_read_only: false,
+            notes_reads: false,
             history: History::Root,
             uid: None,
             gid: None,
@@ -176,6 +180,7 @@ impl Session {
                 log::debug!("closing a file at the end of a mount: {error}");
             }
         }
+        self.vfs.ended(self.id);
     }
 
     /// Nodes that are open for writing: their mapped pages may hold what no request has told yet.
@@ -315,7 +320,16 @@ impl Tree<'_> {
         let node = self.child(slot, view, attr.ino, attr.kind)?;
         self.session.nodes.looked_up(node);
         let generation = self.session.slots.get(node.slot()).map_or(0, |bound| bound.generation);
-        Ok(Entry { node, generation, attr: self.shown(attr), name_for, attr_for: LONG })
+        // Where reads are noted, the kernel must ask for a file's attributes when somebody wants them.
+        let attr_for = if self.session.options.notes_reads && attr.kind != Kind::Dir { Duration::ZERO } else { LONG };
+        Ok(Entry { node, generation, attr: self.shown(attr), name_for, attr_for })
+    }
+
+    /// Notes what was read, for a transaction that validates it.
+    pub(super) fn note(&self, note: impl FnOnce(&ReadLog)) {
+        if self.session.options.notes_reads {
+            note(&self.session.vfs.reads);
+        }
     }
 
     /// Takes back the reference of an entry whose reply could not be used.

@@ -11,7 +11,8 @@ use super::refs;
 use super::session::{Entry, History, SHORT, Tree};
 use crate::engine::{Engine, FsError, Result};
 use crate::store::{EventFilter, TxnRow, TxnState};
-use crate::types::{At, Attr, BranchId, Caller, Ino, Kind, View};
+use crate::types::{At, Attr, BranchId, Caller, Ino, Kind, TxnId, View};
+use crate::version::branch as version;
 
 /// The names of the virtual directories, from the database's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +62,8 @@ pub(super) enum Special {
     Transactions,
     /// `DIR/.history`: past states of one directory, wherever it stood.
     HistoryOf(BranchId, Ino),
+    /// `/.tx/ID/.conflicts/PATH`: what a merge could not decide; the path by its number in the table.
+    Conflicts(TxnId, u32),
 }
 
 impl Special {
@@ -69,13 +72,21 @@ impl Special {
         match self {
             Special::History | Special::HistoryOf(..) => FsError::ReadOnly,
             Special::Branches | Special::Transactions => FsError::NotPermitted,
+            Special::Conflicts(..) => FsError::ReadOnly,
         }
     }
 }
 
 /// Gives numbers to the virtual directories.
 #[derive(Default)]
-pub(super) struct Specials(RwLock<(Vec<Special>, FxHashMap<Special, Ino>)>);
+pub(super) struct Specials(RwLock<Table>);
+
+#[derive(Default)]
+struct Table {
+    specials: Vec<Special>,
+    numbers: FxHashMap<Special, Ino>,
+    paths: Vec<Vec<u8>>,
+}
 
 const FIXED: u64 = 4;
 
@@ -85,7 +96,7 @@ impl Specials {
             1 => Some(Special::History),
             2 => Some(Special::Branches),
             3 => Some(Special::Transactions),
-            number => self.0.read().0.get(number.checked_sub(FIXED)? as usize).copied(),
+            number => self.0.read().specials.get(number.checked_sub(FIXED)? as usize).copied(),
         }
     }
 
@@ -94,18 +105,37 @@ impl Specials {
             Special::History => Ino(1),
             Special::Branches => Ino(2),
             Special::Transactions => Ino(3),
-            Special::HistoryOf(..) => {
+            Special::HistoryOf(..) | Special::Conflicts(..) => {
                 let mut table = self.0.write();
-                let next = Ino(table.0.len() as u64 + FIXED);
-                let ino = *table.1.entry(special).or_insert(next);
+                let next = Ino(table.specials.len() as u64 + FIXED);
+                let ino = *table.numbers.entry(special).or_insert(next);
                 if ino == next {
-                    table.0.push(special);
+                    table.specials.push(special);
                 }
                 ino
             }
         }
     }
+
+    /// The directory of a path's conflicts.
+    fn conflicts(&self, txn: TxnId, path: &[u8]) -> Special {
+        let mut table = self.0.write();
+        let known = table.paths.iter().position(|known| known == path);
+        let index = known.unwrap_or_else(|| {
+            table.paths.push(path.to_vec());
+            table.paths.len() - 1
+        });
+        Special::Conflicts(txn, index as u32)
+    }
+
+    fn path(&self, index: u32) -> Vec<u8> {
+        self.0.read().paths.get(index as usize).cloned().unwrap_or_default()
+    }
 }
+
+/// Where a merge's conflicts are found in its transaction.
+const CONFLICTS: &[u8] = b".conflicts";
+const SIDES: [&[u8]; 3] = [b"base", b"ours", b"theirs"];
 
 /// Newest points that a listing of past states shows.
 const LISTED_EVENTS: usize = 16;
@@ -128,7 +158,7 @@ impl Tree<'_> {
         let root = self.engine().getattr(*self.live, Ino::ROOT)?;
         let (_, now) = self.engine().point();
         let perm = match special {
-            Special::History | Special::HistoryOf(..) | Special::Transactions => 0o555,
+            Special::History | Special::HistoryOf(..) | Special::Transactions | Special::Conflicts(..) => 0o555,
             Special::Branches if self.session.options.read_only => 0o555,
             Special::Branches => 0o755,
         };
@@ -164,6 +194,7 @@ impl Tree<'_> {
                 let row = self.engine().branch_named(name).filter(|row| row.dropped.is_none());
                 self.view_root(View::live(row.ok_or(FsError::NotFound)?.id), None, Ino::ROOT, SHORT)
             }
+            Special::Conflicts(txn, path) => self.conflict(txn, &self.session.specials.path(path), name),
             Special::Transactions => {
                 let row = self.transaction(name, caller)?;
                 self.view_root(View::live(row.branch), Some(row.uid), Ino::ROOT, SHORT)
@@ -183,6 +214,53 @@ impl Tree<'_> {
         let number: u64 = text.strip_prefix('T').unwrap_or(text).parse().map_err(|_| FsError::NotFound)?;
         let row = self.engine().transactions().into_iter().find(|row| row.id.0 == number && is_open(row));
         row.filter(|row| caller.uid == 0 || caller.uid == row.uid).ok_or(FsError::NotFound)
+    }
+
+    /// The conflicts of the transaction whose root a directory is.
+    pub(super) fn conflicts_name(&self, parent: NodeId, view: View, name: &[u8]) -> Option<Special> {
+        if name != CONFLICTS || parent.ino() != Ino::ROOT {
+            return None;
+        }
+        self.session.slots.get(parent.slot())?.owner?;
+        let row = self.engine().transactions().into_iter().find(|row| row.branch == view.branch)?;
+        let txn = crate::version::merge::conflicts(self.engine(), row.id).ok().filter(|all| !all.is_empty());
+        txn.map(|_| self.session.specials.conflicts(row.id, b""))
+    }
+
+    /// A name below `.conflicts`: a directory on the way to a path, or one of the three versions.
+    fn conflict(&self, txn: TxnId, at: &[u8], name: &[u8]) -> Result<Entry> {
+        let conflicts = crate::version::merge::conflicts(self.engine(), txn).map_err(refs::meaning)?;
+        let here = conflicts.iter().find(|conflict| conflict.path.as_bytes() == at);
+        if let Some(conflict) = here
+            && let Some(index) = SIDES.iter().position(|side| *side == name)
+        {
+            let [base, ours, theirs] = [&conflict.base, &conflict.ours, &conflict.theirs];
+            let side = [base, ours, theirs].into_iter().nth(index).and_then(Option::as_ref).ok_or(FsError::NotFound)?;
+            let view = refs::conflict_views(self.engine(), txn)?.into_iter().nth(index).ok_or(FsError::NotFound)?;
+            let slot = self.session.slots.obtain(view, None, &self.session.nodes)?;
+            let attr = self.engine().getattr(view, side.ino)?;
+            return self.entry(slot, view, attr, SHORT);
+        }
+        let path = [at, b"/", name].concat();
+        if conflicts.iter().any(|conflict| is_at_or_below(conflict.path.as_bytes(), &path)) {
+            return self.special_entry(self.session.specials.conflicts(txn, &path));
+        }
+        Err(FsError::NotFound)
+    }
+
+    fn conflict_names(&self, txn: TxnId, at: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let conflicts = crate::version::merge::conflicts(self.engine(), txn).map_err(refs::meaning)?;
+        let mut names = std::collections::BTreeSet::new();
+        for conflict in &conflicts {
+            let path = conflict.path.as_bytes();
+            if path == at {
+                let sides = [&conflict.base, &conflict.ours, &conflict.theirs].into_iter().zip(SIDES);
+                names.extend(sides.filter(|(side, _)| side.is_some()).map(|(_, name)| name.to_vec()));
+            } else if let Some(rest) = path.strip_prefix(at).and_then(|rest| rest.strip_prefix(b"/")) {
+                names.extend(rest.split(|byte| *byte == b'/').next().map(<[u8]>::to_vec));
+            }
+        }
+        Ok(names.into_iter().collect())
     }
 
     /// The root of a view inside this mount.
@@ -228,6 +306,7 @@ impl Tree<'_> {
                 names.extend(events.iter().map(|event| format!("e{}", event.seq).into_bytes()));
                 names
             }
+            Special::Conflicts(txn, path) => self.conflict_names(txn, &self.session.specials.path(path))?,
             Special::Branches => {
                 let branches = engine.branches().into_iter().filter(|row| row.dropped.is_none());
                 branches.filter_map(|row| row.name).collect()
@@ -245,8 +324,7 @@ impl Tree<'_> {
         if self.session.options.read_only || self.session.options.others_read_only {
             return Err(FsError::ReadOnly);
         }
-        refs::check_name(name)?;
-        let row = self.engine().fork(Some(name), *self.live, caller)?;
+        let row = version::create(self.engine(), name, *self.live, caller).map_err(refs::meaning)?;
         self.view_root(View::live(row.id), None, Ino::ROOT, SHORT)
     }
 
@@ -255,13 +333,13 @@ impl Tree<'_> {
         if self.session.options.read_only || self.session.options.others_read_only {
             return Err(FsError::ReadOnly);
         }
-        let engine = self.engine();
-        let row = engine.branch_named(name).filter(|row| row.dropped.is_none()).ok_or(FsError::NotFound)?;
-        if self.session.vfs.shows(row.id) {
-            return Err(FsError::Busy);
-        }
-        refs::drop_branch(engine, row, caller)
+        let shown: Vec<BranchId> = self.session.vfs.sessions().iter().filter_map(|session| session.branch()).collect();
+        version::drop(self.engine(), name, false, &shown, caller).map_err(refs::meaning)
     }
+}
+
+fn is_at_or_below(path: &[u8], dir: &[u8]) -> bool {
+    path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
 fn is_open(row: &TxnRow) -> bool {
