@@ -31,6 +31,15 @@ pub fn me() -> Caller {
     Caller { uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw(), ..Caller::default() }
 }
 
+/// A directory for scratch that every user can enter: not always that of temporary files.
+pub fn reachable() -> PathBuf {
+    let is_open = |dir: &PathBuf| {
+        dir.ancestors().all(|dir| fs::metadata(dir).is_ok_and(|meta| meta.permissions().mode() & 0o001 != 0))
+    };
+    let dirs = [std::env::temp_dir(), PathBuf::from("/tmp"), PathBuf::from("/var/tmp")];
+    dirs.into_iter().find(is_open).expect("these tests need a directory for temporary files that all users can enter")
+}
+
 impl Stone {
     pub fn new() -> Stone {
         Stone::with(|options| options)
@@ -38,7 +47,7 @@ impl Stone {
 
     pub fn with(adjust: impl FnOnce(MountOptions) -> MountOptions) -> Stone {
         let _ = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).try_init();
-        let scratch = tempfile::Builder::new().prefix("stone-mount-").tempdir().unwrap();
+        let scratch = tempfile::Builder::new().prefix("stone-mount-").tempdir_in(reachable()).unwrap();
         fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let db = scratch.path().join("db.stone");
         let caller = me();
