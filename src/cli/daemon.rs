@@ -35,6 +35,7 @@ use super::context::{Context, Host, LIVE_BRANCH, Live, MountState, Origin, store
 use super::error::{About, Error, Result};
 use super::mount::{ENDING, MOUNT, MountRequest};
 use super::options::MountOptions;
+use super::private::PrivateDir;
 use super::run::{RUN_BEGIN, RUN_END, RUN_ENTERED, RUN_PREVIEW, RunBegin, RunEnd};
 use super::runs::{Parts, Run};
 use super::text::Text;
@@ -66,8 +67,8 @@ pub struct Daemon {
     processes: Arc<ProcessTable>,
     mounts: Mutex<Vec<Mounted>>,
     runs: Mutex<Vec<Arc<Run>>>,
-    /// What private directories are named after.
-    private: PathBuf,
+    /// Where views of `stone run` are mounted.
+    private: PrivateDir,
     /// Held while the set of mounts changes.
     changing: Mutex<()>,
     ending: AtomicBool,
@@ -109,7 +110,7 @@ pub fn serve(database: &Path, dir: &Path, options: &MountOptions, ready: &mut dy
         engine,
         mounts: Mutex::default(),
         runs: Mutex::default(),
-        private: socket,
+        private: PrivateDir::beside(&socket).about(socket.as_os_str().as_bytes())?,
         changing: Mutex::default(),
         ending: AtomicBool::new(false),
         wake: wake.clone(),
@@ -489,7 +490,7 @@ impl Conversation {
         }
         let run = self.run.clone().ok_or_else(|| Error::failed("no command runs on this connection"))?;
         match name {
-            RUN_ENTERED => run.entered().map(|()| Value::Null),
+            RUN_ENTERED => run.entered(read(args)?).map(|()| Value::Null),
             RUN_PREVIEW => serde_json::to_value(run.preview(&daemon.engine)?).map_err(misfit),
             _ => {
                 let end: RunEnd = read(args)?;
@@ -507,6 +508,7 @@ impl Drop for Conversation {
     fn drop(&mut self) {
         if let Some(run) = self.run.take() {
             log::info!("T{}: its command is gone; rolled back", run.txn.id);
+            run.end_processes();
             if let Err(error) = run.give_up(&self.daemon.engine, &self.caller) {
                 log::warn!("T{}: {error}", run.txn.id);
             }

@@ -27,6 +27,7 @@ mod mountinfo;
 mod options;
 mod outcome;
 mod place;
+mod private;
 mod ps;
 mod rollback;
 mod run;

@@ -18,6 +18,8 @@ pub struct MountPoint {
     pub root: PathBuf,
     /// Where it is mounted.
     pub dir: PathBuf,
+    /// Whether what is mounted below it propagates.
+    pub shared: bool,
     /// What it is.
     pub fstype: String,
     /// For StoneFS: the database's path.
@@ -40,6 +42,16 @@ pub fn at(dir: &Path) -> io::Result<Option<MountPoint>> {
     Ok(list()?.into_iter().rev().find(|mount| mount.dir == dir))
 }
 
+/// Whether mounts below a directory reach the namespaces that were copied from this one.
+///
+/// # Errors
+/// Where `/proc` is not there.
+pub fn is_shared(dir: &Path) -> io::Result<bool> {
+    let around = list()?.into_iter().filter(|mount| dir.starts_with(&mount.dir));
+    // of two at one place, the later one stands over the earlier one
+    Ok(around.max_by_key(|mount| mount.dir.as_os_str().len()).is_some_and(|mount| mount.shared))
+}
+
 /// Whether the daemon behind a mount is gone. Asked of the file system, because attributes of its
 /// root may still be cached.
 pub fn is_dead(dir: &Path) -> bool {
@@ -53,10 +65,15 @@ fn parse(line: &[u8]) -> Option<MountPoint> {
     let dev = libc::makedev(major.parse().ok()?, minor.parse().ok()?);
     let root = unescape(fields.next()?);
     let dir = unescape(fields.next()?);
-    let mut after = fields.skip_while(|field| *field != b"-").skip(1);
+    let mut shared = false;
+    let mut after = fields.skip_while(|field| {
+        shared |= field.starts_with(b"shared:");
+        *field != b"-"
+    });
+    after.next()?;
     let fstype = String::from_utf8_lossy(after.next()?).into_owned();
     let source = unescape(after.next()?);
-    Some(MountPoint { dev, root: root.into(), dir: dir.into(), fstype, source })
+    Some(MountPoint { dev, root: root.into(), dir: dir.into(), shared, fstype, source })
 }
 
 /// Reads the octal escapes of blank, tab, newline and backslash.
@@ -140,6 +157,7 @@ mod tests {
         assert_eq!(mount.dev, libc::makedev(0, 52));
         assert_eq!(mount.root, Path::new("/"));
         assert_eq!(mount.dir, Path::new("/mnt two"));
+        assert!(mount.shared);
         assert_eq!(mount.fstype, FSTYPE);
         assert_eq!(mount.source, r"/tmp/a\b.stone");
         assert_eq!(parse(b"nonsense"), None);

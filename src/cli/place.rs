@@ -166,6 +166,7 @@ mod tests {
             dev: 1,
             root: "/sub".into(),
             dir: root.clone(),
+            shared: false,
             fstype: FSTYPE.to_owned(),
             source: "/db".into(),
         };

@@ -87,7 +87,7 @@ pub enum Isolation {
 
 /// Names of the requests on the wire.
 pub const RUN_BEGIN: &str = "run-begin";
-/// The command is inside: the private mount point can go.
+/// The command, with this process id, is inside: the private mount point can go.
 pub const RUN_ENTERED: &str = "run-entered";
 /// What would be committed.
 pub const RUN_PREVIEW: &str = "run-preview";
@@ -207,7 +207,7 @@ impl RunArgs {
         };
         current.store(child.id().cast_signed(), Ordering::SeqCst);
         let pid = child.id();
-        let entered = daemon.ask::<()>(RUN_ENTERED, &());
+        let entered = daemon.ask::<()>(RUN_ENTERED, &pid);
         let status = wait(&mut child)?;
         current.store(0, Ordering::SeqCst);
         end_leftovers();

@@ -4,14 +4,15 @@
 //! the usual paths in its own namespace; then it is taken away there. It ends when the last process
 //! of the command does: by then the kernel has handed over everything that was written.
 
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
 
 use crate::audit::ProcessTable;
@@ -28,6 +29,7 @@ use super::context::{Context, Live, MountState};
 use super::diff::DiffRow;
 use super::error::{About, Error, Result};
 use super::outcome::Outcome;
+use super::private::PrivateDir;
 use super::run::{Isolation, RunBegin, RunBegun, RunEnd, RunEndHow};
 use super::text::{Text, TreePath, transaction};
 
@@ -48,6 +50,8 @@ pub struct Run {
     attached: AtomicBool,
     /// The mount that it stands over.
     pub over: u64,
+    /// The command's mount namespace, by device and inode.
+    namespace: OnceLock<(u64, u64)>,
 }
 
 /// What runs need of the daemon.
@@ -59,7 +63,7 @@ pub struct Parts<'a> {
     /// The database's file.
     pub database: &'a Path,
     /// Where private directories are made.
-    pub private: &'a Path,
+    pub private: &'a PrivateDir,
 }
 
 impl Run {
@@ -109,10 +113,8 @@ impl Run {
     }
 
     fn mount(parts: &Parts<'_>, txn: &TxnRow, over: &MountState, branch: Option<Text>) -> Result<Run> {
-        let dir = parts.private.with_extension(format!("T{}", txn.id));
+        let dir = parts.private.make(&transaction(txn.id))?;
         let name = dir.as_os_str().as_encoded_bytes();
-        let _ = fs::remove_dir(&dir); // of a daemon that was killed
-        DirBuilder::new().mode(0o700).create(&dir).about(name)?;
         let session = SessionOptions {
             root: View::live(txn.branch),
             read_only: false,
@@ -141,6 +143,7 @@ impl Run {
             branch,
             attached: AtomicBool::new(true),
             over: over.dev,
+            namespace: OnceLock::new(),
         })
     }
 
@@ -166,7 +169,17 @@ impl Run {
     ///
     /// # Errors
     /// What the system says.
-    pub fn entered(&self) -> Result<()> {
+    pub fn entered(&self, pid: u32) -> Result<()> {
+        let own = namespace_of("self");
+        if let Some(found) = namespace_of(&pid.to_string()).filter(|_| pid != 0)
+            && own.is_some_and(|own| own != found)
+        {
+            self.namespace.get_or_init(|| found);
+        }
+        self.leave_private_dir()
+    }
+
+    fn leave_private_dir(&self) -> Result<()> {
         if self.attached.swap(false, Ordering::SeqCst) {
             self.mount.detach()?;
             let _ = fs::remove_dir(&self.dir);
@@ -190,7 +203,7 @@ impl Run {
     /// # Errors
     /// Those of the store.
     pub fn end(&self, context: &Context<'_>, processes: &ProcessTable, end: &RunEnd) -> Result<Value> {
-        self.entered()?;
+        self.leave_private_dir()?;
         if end.pid != 0 {
             processes.ended(end.pid, end.status);
         }
@@ -216,13 +229,31 @@ impl Run {
         serde_json::to_value(outcome).map_err(|error| Error::failed(error.to_string()))
     }
 
+    /// Ends every process in the command's namespace: `stone run`, which would have, was killed.
+    pub fn end_processes(&self) {
+        let Some(namespace) = self.namespace.get() else { return };
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let Some(number) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            // held before it is looked at, so that the number cannot come to mean another process
+            let Some(process) = Pid::from_raw(number).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
+                continue;
+            };
+            if namespace_of(&number.to_string()).as_ref() == Some(namespace)
+                && let Err(error) = pidfd_send_signal(&process, Signal::KILL)
+            {
+                log::warn!("T{}: process {number}: {error}", self.txn.id);
+            }
+        }
+    }
+
     /// Ends the session at once and leaves no trace but the record.
     ///
     /// # Errors
     /// Those of the store.
     pub fn give_up(&self, engine: &Engine, caller: &Caller) -> Result<()> {
         self.mount.end();
-        let detached = self.entered();
+        let detached = self.leave_private_dir();
         if txn::find(engine, self.txn.id).is_ok_and(|row| txn::is_open(&row)) {
             txn::rollback(engine, self.txn.id, caller)?;
         }
@@ -245,4 +276,9 @@ impl Run {
         }
         self.mount.end();
     }
+}
+
+/// Names the mount namespace of a process.
+fn namespace_of(pid: &str) -> Option<(u64, u64)> {
+    fs::metadata(format!("/proc/{pid}/ns/mnt")).ok().map(|meta| (meta.dev(), meta.ino()))
 }

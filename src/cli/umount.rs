@@ -66,6 +66,7 @@ impl Umount {
             return Ok(0);
         }
         let dir = fs::canonicalize(&self.dir).about(name)?;
+        let _ = rustix::process::chdir("/"); // lest we stand in it ourselves
         let mount = mountinfo::at(&dir)?.filter(|mount| mount.fstype == FSTYPE);
         let Some(mount) = mount else {
             return Err(Error::failed("no StoneFS is mounted there").about(name));
