@@ -22,8 +22,8 @@ use crate::store::sqlite::SqliteStore;
 use crate::types::{Caller, ProcId, SystemClock};
 
 use super::context::{Context, Host, Origin, Unmounted};
-use super::mount::ENDING;
 use super::error::{About, Error, Result};
+use super::mount::ENDING;
 use super::place::Place;
 use super::screen::Screen;
 use super::text::{TreePath, to_json};

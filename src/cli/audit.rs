@@ -85,7 +85,7 @@ impl Work for Audit {
     type Output = Vec<AuditRow>;
 
     fn execute(&self, context: &Context<'_>) -> Result<Vec<AuditRow>> {
-        let mut filter = self.filter.resolve(context)?;
+        let mut filter = self.filter.resolve(context, true)?;
         filter.path = self.path.as_ref().map(|path| path.0.clone());
         filter.limit = Some(PAGE);
         let reader = context.reader()?;
@@ -97,9 +97,6 @@ impl Work for Audit {
             filter.after = Some(last.seq);
             let full = page.len() == PAGE;
             for event in page {
-                if self.filter.failed && event.result == 0 {
-                    continue;
-                }
                 let (program, label) = programs.find(reader.as_ref(), event.process)?;
                 let sum = sums.entry((event.uid, program.clone(), label.clone())).or_insert_with(|| Sum {
                     row: AuditRow {

@@ -98,14 +98,14 @@ pub fn serve(database: &Path, dir: &Path, options: &MountOptions, ready: &mut dy
         io::ErrorKind::AddrInUse => Error::failed("another daemon has it mounted").about(name),
         _ => Error::from(error).about(socket.as_os_str().as_bytes()),
     })?;
-    let engine_options = Options { record_reads: options.audit_all, ..Options::default() };
+    let engine_options = Options { record: !options.audit_none, ..Options::default() };
     let engine = open_waiting(database, &engine_options)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let processes = Arc::new(ProcessTable::new(Arc::clone(&engine) as Arc<dyn ProcessSink>, Arc::clone(&clock))?);
     let (wake, woken) = channel();
     let daemon = Arc::new(Daemon {
         database: database.to_owned(),
-        vfs: Vfs::new(Arc::clone(&engine), clock, Some(Arc::clone(&processes))).about(name)?,
+        vfs: Vfs::new(Arc::clone(&engine), clock, (!options.audit_none).then(|| Arc::clone(&processes))).about(name)?,
         processes,
         engine,
         mounts: Mutex::default(),

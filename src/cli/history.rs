@@ -134,7 +134,8 @@ pub struct BlameLine {
     pub text: Text,
 }
 
-fn out(version: &PathVersion) -> VersionOut {
+/// A version as it is printed.
+pub fn out(version: &PathVersion) -> VersionOut {
     VersionOut {
         point: point(version.seq),
         time: When(version.time),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::{EventFilter, EventRow, ReadTxn};
 use crate::types::{Op, ProcId, Seq};
+use crate::version::history;
 
 use super::app::App;
 use super::context::Context;
@@ -155,7 +156,8 @@ impl Work for LogPage {
     type Output = Vec<LogRow>;
 
     fn execute(&self, context: &Context<'_>) -> Result<Vec<LogRow>> {
-        let mut filter = self.filter.resolve(context)?;
+        let inside = self.path.is_some() || self.filter.asks_for_deeds();
+        let mut filter = self.filter.resolve(context, inside)?;
         filter.path = self.path.as_ref().map(|path| path.0.clone());
         filter.limit = Some(self.limit);
         filter.descending = !self.ascending;
@@ -170,20 +172,29 @@ impl Work for LogPage {
         let mut rows = Vec::new();
         let mut programs = Programs::default();
         for event in reader.events(&filter)? {
-            if !self.filter.failed || event.result != 0 {
-                rows.push(row(context, reader.as_ref(), &mut programs, event)?);
-            }
+            rows.push(row(context, reader.as_ref(), &mut programs, event)?);
         }
         Ok(rows)
     }
 }
 
 impl FilterArgs {
-    /// Turns what was typed into a filter of the store.
+    /// Whether it asks for deeds, and not for the line of history.
+    fn asks_for_deeds(&self) -> bool {
+        self.user.is_some()
+            || self.program.is_some()
+            || self.process.is_some()
+            || self.pid.is_some()
+            || self.failed
+            || !self.ops.is_empty()
+    }
+
+    /// Turns what was typed into a filter of the store; `inside` adds what was done inside of
+    /// committed transactions to the history of a branch.
     ///
     /// # Errors
     /// Where a name, a reference or a number means nothing.
-    pub fn resolve(&self, context: &Context<'_>) -> Result<EventFilter> {
+    pub fn resolve(&self, context: &Context<'_>, inside: bool) -> Result<EventFilter> {
         let mut filter = EventFilter::default();
         if let Some(user) = &self.user {
             let unknown = || Error::usage("no such user; use a number").about(user.as_bytes());
@@ -199,6 +210,7 @@ impl FilterArgs {
         filter.program = self.program.as_ref().map(|name| name.0.clone());
         filter.process = self.process.map(ProcId);
         filter.pid = self.pid;
+        filter.failed = self.failed;
         if let Some(typed) = &self.txn {
             let unknown = || Error::usage("is no transaction; they look like T7").about(typed.as_bytes());
             filter.txn = Some(parse_transaction(typed.as_bytes()).ok_or_else(unknown)?);
@@ -209,6 +221,10 @@ impl FilterArgs {
                 None => context.live_view()?,
             };
             filter.lineage = context.engine.lineage(view)?.0.to_vec();
+            if inside {
+                let inner = history::committed_within(context.engine, &filter.lineage);
+                filter.lineage.extend(inner);
+            }
         }
         filter.after = self.since.as_ref().map(|text| context.point_of(text)).transpose()?;
         filter.upto = self.until.as_ref().map(|text| context.point_of(text)).transpose()?;
@@ -375,7 +391,6 @@ fn subject(row: &LogRow) -> String {
         Op::Truncate
         | Op::Chmod
         | Op::Chown
-        | Op::Utimens
         | Op::Branch
         | Op::Tag
         | Op::Switch
@@ -403,6 +418,7 @@ fn subject(row: &LogRow) -> String {
         | Op::Rmdir
         | Op::Rename
         | Op::Exchange
+        | Op::Utimens
         | Op::Open => {}
     }
     if let Some(txn) = &row.transaction {

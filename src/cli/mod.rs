@@ -45,6 +45,7 @@ mod umount;
 mod undo;
 mod users;
 mod verify;
+mod why;
 mod works;
 
 use std::ffi::OsString;
@@ -125,6 +126,7 @@ commands! {
     Blame(history::BlameArgs),
     Audit(audit::AuditArgs),
     Ps(ps::PsArgs),
+    Why(why::WhyArgs),
     Verify(verify::VerifyArgs),
     Sql(sql::SqlArgs),
     Shell(shell::ShellArgs),

@@ -37,6 +37,10 @@ pub struct MountOptions {
     pub gid: Option<u32>,
     /// Opens for reading are recorded.
     pub audit_all: bool,
+    /// Nothing is recorded: for measuring what the record costs, and for nothing else, since undo,
+    /// diff and merge live from it.
+    #[serde(default)]
+    pub audit_none: bool,
     /// Passed to the kernel.
     pub kernel: Vec<String>,
 }
@@ -76,6 +80,7 @@ impl MountOptions {
             ("history", Some(b"root")) => self.history_everywhere = false,
             ("history", Some(b"everywhere")) => self.history_everywhere = true,
             ("audit", Some(b"all")) => self.audit_all = true,
+            ("audit", Some(b"none")) => self.audit_none = true,
             ("uid", Some(value)) => self.uid = Some(id(value).ok_or_else(|| Error::usage("no such user"))?),
             ("gid", Some(value)) => self.gid = Some(id(value).ok_or_else(|| Error::usage("not a group's number"))?),
             (key, None) if KERNEL.contains(&key) => self.kernel.push(key.to_owned()),

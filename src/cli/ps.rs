@@ -109,7 +109,7 @@ impl Work for Ps {
     type Output = Vec<PsRow>;
 
     fn execute(&self, context: &Context<'_>) -> Result<Vec<PsRow>> {
-        let mut filter = self.filter.resolve(context)?;
+        let mut filter = self.filter.resolve(context, true)?;
         filter.path = self.path.as_ref().map(|path| path.0.clone());
         filter.limit = Some(PAGE);
         let reader = context.reader()?;
@@ -120,7 +120,7 @@ impl Work for Ps {
             filter.after = Some(last.seq);
             let full = page.len() == PAGE;
             for event in page {
-                if event.process == ProcId(0) || (self.filter.failed && event.result == 0) {
+                if event.process == ProcId(0) {
                     continue;
                 }
                 let deed = deeds.entry(event.process).or_default();
@@ -159,6 +159,26 @@ fn rows(reader: &dyn ReadTxn, deeds: HashMap<ProcId, Deeds>) -> Result<Vec<PsRow
     }
     let none = Deeds::default();
     Ok(found.into_values().map(|process| row(deeds.get(&process.id).unwrap_or(&none), process)).collect())
+}
+
+/// A process and those that started it, itself first.
+///
+/// # Errors
+/// Those of the store.
+pub fn lineage_of(reader: &dyn ReadTxn, id: ProcId) -> Result<Vec<ProcessRow>> {
+    let mut found = Vec::new();
+    let mut next = Some(id);
+    while let Some(process) = next.map(|id| reader.process(id)).transpose()?.flatten() {
+        next = process.parent.filter(|_| found.len() < DEPTH_MAX);
+        found.push(process);
+    }
+    Ok(found)
+}
+
+/// Processes, without a count of what they did.
+pub fn uncounted(processes: Vec<ProcessRow>) -> Vec<PsRow> {
+    let none = Deeds::default();
+    processes.into_iter().map(|process| row(&none, process)).collect()
 }
 
 fn row(deed: &Deeds, process: ProcessRow) -> PsRow {

@@ -85,6 +85,7 @@ registry! {
     super::undo::RollbackTo,
     super::undo::Undo,
     super::verify::Verify,
+    super::why::Why,
 }
 
 fn perform_as<W: Work>(args: Value, context: &Context<'_>) -> Result<Value> {

@@ -186,7 +186,8 @@ impl Engine {
         let mut core = self.core();
         if core.writable().is_ok() {
             let moment = core.moment();
-            let event = EventRow { seq: moment.seq, time: moment.time, raw_time: moment.raw, ..event };
+            let txn = event.txn.or_else(|| core.txn_of.get(&event.branch).copied());
+            let event = EventRow { seq: moment.seq, time: moment.time, raw_time: moment.raw, txn, ..event };
             core.push_event(Box::new(event));
             self.queued(&mut core);
         }

@@ -53,15 +53,26 @@ impl Engine {
         if flags & libc::O_TRUNC != 0 {
             core.set_size(view, ino, 0, Some(handle), caller)?;
         }
-        if core.options.record_reads && flags & libc::O_ACCMODE == libc::O_RDONLY && view.at == At::Live {
-            let moment = core.moment();
-            let mut event = core.event(view.branch, moment, Op::Open, caller);
-            event.ino = Some(ino);
-            event.path = core.path_of(view, ino).ok();
-            core.push_event(event);
-        }
         self.queued(&mut core);
         Ok(handle)
+    }
+
+    /// Records that a file of a growing branch was opened for reading (`audit=all`).
+    ///
+    /// # Errors
+    /// Where the branch takes no changes.
+    pub fn record_open(&self, view: View, ino: Ino, caller: &Caller) -> Result<()> {
+        if view.at != At::Live {
+            return Ok(());
+        }
+        let mut core = self.enter_writable(view)?;
+        let moment = core.moment();
+        let mut event = core.event(view.branch, moment, Op::Open, caller);
+        event.ino = Some(ino);
+        event.path = core.path_of(view, ino).ok();
+        core.push_event(event);
+        self.queued(&mut core);
+        Ok(())
     }
 
     /// Reads through a handle; short at the end of the file.

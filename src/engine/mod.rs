@@ -45,20 +45,11 @@ pub struct Options {
     pub group_ms: u64,
     /// Whether events are recorded; off in benchmarks of the record's cost only.
     pub record: bool,
-    /// Whether opens for reading are recorded (`audit=all`).
-    pub record_reads: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options {
-            dirty_max: 64 << 20,
-            inodes_max: 200_000,
-            blocks_max: 64 << 20,
-            group_ms: 50,
-            record: true,
-            record_reads: false,
-        }
+        Options { dirty_max: 64 << 20, inodes_max: 200_000, blocks_max: 64 << 20, group_ms: 50, record: true }
     }
 }
 

@@ -329,10 +329,15 @@ impl Filesystem for Adapter {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let node = node(ino);
-        let recorded = self.negotiation.record_reads || flags.0 & libc::O_ACCMODE != libc::O_RDONLY;
+        let writes = flags.0 & libc::O_ACCMODE != libc::O_RDONLY || flags.0 & libc::O_TRUNC != 0;
+        let recorded = self.negotiation.record_reads && !writes;
         let act = |tree: &Tree<'_>| {
-            let caller = if recorded { self.writer(req) } else { Adapter::reader(req) };
-            tree.open(node, flags.0, &caller)
+            let caller = if recorded || writes { self.writer(req) } else { Adapter::reader(req) };
+            let handle = tree.open(node, flags.0, &caller)?;
+            if recorded {
+                tree.record_open(node, &caller);
+            }
+            Ok(handle)
         };
         self.serve(("open", req, node), reply, act, |reply, handle| {
             reply.opened(FileHandle(handle.0), FopenFlags::FOPEN_KEEP_CACHE);

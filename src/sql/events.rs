@@ -66,7 +66,7 @@ impl Table for Events {
             (INODE, Test::Eq) => 2e-5,
             (SEQ | TIME, Test::Ge | Test::Gt | Test::Le | Test::Lt) => 0.1,
             // Looked for in the store, but among all events.
-            (PATH | PROCESS | PID | TXN, Test::Eq) | (PATH, Test::Glob) => 0.2,
+            (PATH | PROCESS | PID | TXN, Test::Eq) | (PATH, Test::Glob | Test::Like) => 0.2,
             (OP | UID, Test::Eq) => 0.5,
             _ => 1.0,
         };
@@ -123,11 +123,17 @@ fn filter(scan: &Scan, point: Seq) -> Option<EventFilter> {
             (PID, Test::Eq) => filter.pid = Some(small?),
             (PROCESS, Test::Eq) => filter.process = Some(ProcId(number?)),
             (OP, Test::Eq) => filter.ops = vec![Op::from_word(std::str::from_utf8(condition.value.as_bytes()?).ok()?)?],
-            (PATH, Test::Eq) => filter.path = Some(condition.value.as_bytes()?.to_vec()),
-            (PATH, Test::Glob) => {
-                if let Some(dir) = below(condition.value.as_bytes()?) {
-                    filter.path.get_or_insert(dir);
-                }
+            (PATH, Test::Eq) => {
+                filter.path = Some(condition.value.as_bytes()?.to_vec());
+                filter.path_exact = true;
+                filter.path_any_case = false;
+            }
+            (PATH, Test::Glob) if filter.path.is_none() => {
+                filter.path = below(condition.value.as_bytes()?, b"*?[");
+            }
+            (PATH, Test::Like) if filter.path.is_none() => {
+                filter.path = below(condition.value.as_bytes()?, b"%_");
+                filter.path_any_case = filter.path.is_some();
             }
             _ => {}
         }
@@ -136,8 +142,8 @@ fn filter(scan: &Scan, point: Seq) -> Option<EventFilter> {
 }
 
 /// The directory that everything a pattern matches is in.
-fn below(pattern: &[u8]) -> Option<Vec<u8>> {
-    let wild = pattern.iter().position(|byte| b"*?[".contains(byte)).unwrap_or(pattern.len());
+fn below(pattern: &[u8], wildcards: &[u8]) -> Option<Vec<u8>> {
+    let wild = pattern.iter().position(|byte| wildcards.contains(byte)).unwrap_or(pattern.len());
     let fixed = pattern.get(..wild)?;
     let slash = fixed.iter().rposition(|byte| *byte == b'/').filter(|slash| *slash > 0)?;
     Some(fixed.get(..slash)?.to_vec())

@@ -305,6 +305,10 @@ pub struct EventFilter {
     pub until: Option<Timestamp>,
     /// At this path or below it.
     pub path: Option<Vec<u8>>,
+    /// Only at that path, not below it.
+    pub path_exact: bool,
+    /// Only below that path, whatever the case of its ASCII letters; the first path of an event counts.
+    pub path_any_case: bool,
     /// Touching this inode.
     pub ino: Option<Ino>,
     /// By this user.
@@ -319,6 +323,8 @@ pub struct EventFilter {
     pub txn: Option<TxnId>,
     /// One of these operations; empty means all.
     pub ops: Vec<Op>,
+    /// Only what failed.
+    pub failed: bool,
     /// Newest first.
     pub descending: bool,
     /// At most so many.

@@ -143,6 +143,20 @@ impl<'e, 't> Namer<'e, 't> {
     }
 }
 
+/// The branches of the transactions that were committed within a lineage: what was done inside of them
+/// is part of its history.
+pub fn committed_within(engine: &Engine, lineage: &[Segment]) -> Vec<Segment> {
+    let cuts: BTreeMap<BranchId, Seq> = lineage.iter().map(|segment| (segment.branch, segment.cut)).collect();
+    engine
+        .transactions()
+        .into_iter()
+        .filter(|row| row.state == TxnState::Committed)
+        .filter(|row| cuts.get(&row.target).is_some_and(|cut| row.ended.is_some_and(|ended| ended <= *cut)))
+        .filter(|row| !cuts.contains_key(&row.branch))
+        .map(|row| Segment { branch: row.branch, cut: Seq::MAX })
+        .collect()
+}
+
 /// Builds the store's filter for a log of a view.
 ///
 /// # Errors
@@ -154,15 +168,7 @@ pub fn log_filter(engine: &Engine, view: View, options: &LogOptions) -> Result<E
         if let Some(id) = options.txn {
             lineage = vec![Segment { branch: txn::find(engine, id)?.branch, cut: Seq::MAX }];
         } else if options.path.is_some() {
-            let cut = |branch: BranchId| lineage.iter().find(|s| s.branch == branch).map(|s| s.cut);
-            let inner: Vec<Segment> = engine
-                .transactions()
-                .into_iter()
-                .filter(|row| row.state == TxnState::Committed)
-                .filter(|row| cut(row.target).is_some_and(|cut| row.ended.is_some_and(|ended| ended <= cut)))
-                .map(|row| Segment { branch: row.branch, cut: Seq::MAX })
-                .collect();
-            lineage.extend(inner);
+            lineage.extend(committed_within(engine, &lineage));
         }
     }
     Ok(EventFilter {
@@ -172,6 +178,8 @@ pub fn log_filter(engine: &Engine, view: View, options: &LogOptions) -> Result<E
         since: options.since,
         until: options.until,
         path: options.path.as_ref().map(|path| path.0.clone()),
+        path_exact: false,
+        path_any_case: false,
         ino: None,
         uid: options.uid,
         pid: options.pid,
@@ -179,6 +187,7 @@ pub fn log_filter(engine: &Engine, view: View, options: &LogOptions) -> Result<E
         program: options.program.as_ref().map(|program| program.0.clone()),
         txn: None,
         ops: options.ops.clone(),
+        failed: false,
         descending: !options.ascending,
         limit: options.limit,
     })
@@ -357,11 +366,18 @@ fn describe(
 ) -> Result<PathVersion> {
     let event = txn.event(from)?;
     let then = State::new(engine, txn, View::as_of(view.branch, from))?;
-    let committed = event.as_ref().is_some_and(|event| matches!(event.op, Op::Commit | Op::Merge));
-    let process = match &event {
-        Some(event) if !committed => event.process,
-        _ => row.process,
+    // What a commit made visible was done by somebody inside of the transaction.
+    let committed =
+        event.as_ref().filter(|event| matches!(event.op, Op::Commit | Op::Merge)).and_then(|event| event.txn);
+    let inner = match committed {
+        Some(id) => {
+            let last = EventFilter { ino: Some(ino), txn: Some(id), descending: true, ..EventFilter::default() };
+            txn.events(&EventFilter { limit: Some(1), ..last })?.pop()
+        }
+        None => None,
     };
+    let deed = inner.as_ref().or(event.as_ref());
+    let process = deed.map_or(row.process, |deed| deed.process);
     Ok(PathVersion {
         seq: from,
         time: event.as_ref().map(|event| event.time).unwrap_or(row.ctime),
@@ -373,10 +389,10 @@ fn describe(
         size: row.size,
         perm: row.perm,
         owner: row.uid,
-        op: event.as_ref().map(|event| event.op),
+        op: deed.map(|deed| deed.op),
         txn: event.as_ref().and_then(|event| event.txn),
-        uid: event.as_ref().map_or(row.uid, |event| event.uid),
-        pid: event.as_ref().map_or(0, |event| event.pid),
+        uid: deed.map_or(row.uid, |deed| deed.uid),
+        pid: deed.map_or(0, |deed| deed.pid),
         process,
         program: namer.program(process)?,
     })

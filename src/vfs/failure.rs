@@ -37,7 +37,8 @@ impl Tree<'_> {
     /// Records a change that failed, and passes its result on.
     pub(super) fn noted<T>(&self, op: Op, what: Failed<'_>, caller: &Caller, done: Result<T>) -> Result<T> {
         if let Err(error) = &done
-            && !matches!(error, FsError::Store(_))
+            // What is not offered is asked for by probing, and a move between views is done by copying.
+            && !matches!(error, FsError::Store(_) | FsError::NotSupported | FsError::CrossView)
             && !self.session.options.read_only
             && let Ok(Place::Inode { view, ino, .. }) = self.place(what.node)
         {

@@ -41,6 +41,15 @@ impl Tree<'_> {
         Ok(handle)
     }
 
+    /// Records that a file was opened for reading; what cannot be recorded can be read all the same.
+    pub fn record_open(&self, node: NodeId, caller: &Caller) {
+        if let Ok(Place::Inode { view, ino, .. }) = self.place(node)
+            && let Err(error) = self.engine().record_open(view, ino, caller)
+        {
+            log::debug!("an open of inode {ino} is not recorded: {error}");
+        }
+    }
+
     /// Whether the content of a node never changes.
     pub fn is_past(&self, node: NodeId) -> bool {
         matches!(self.place(node), Ok(Place::Inode { view, .. }) if view.at != At::Live)

@@ -1,5 +1,6 @@
 //! Events of the record, and the directory paths that they share.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -134,8 +135,12 @@ impl Conditions {
             this.sql.push(format!("(e.ino={ino} OR e.ino2={ino})"));
             this.index = "ino";
         }
-        if let Some(path) = filter.path.as_deref().filter(|path| *path != b"/") {
-            this.path(path);
+        if let Some(path) = filter.path.as_deref().filter(|path| *path != b"/" || filter.path_exact) {
+            if filter.path_any_case {
+                this.below_any_case(conn, path)?;
+            } else {
+                this.path(conn, path, filter.path_exact)?;
+            }
         }
         if let Some(uid) = filter.uid {
             let uid = this.bind(i64::from(uid));
@@ -148,19 +153,30 @@ impl Conditions {
         if let Some(process) = filter.process {
             let process = this.bind(codec::int(process.0));
             this.sql.push(format!("e.process={process}"));
+            this.index = "process";
         }
         if let Some(program) = &filter.program {
             let comm = this.bind(program.get(..15).unwrap_or(program).to_vec());
             let suffix = [b"/", program.as_slice()].concat();
             let length = this.bind(-(suffix.len() as i64));
             let suffix = this.bind(suffix);
-            this.sql.push(format!(
-                "e.process IN (SELECT id FROM process WHERE comm={comm} OR substr(exe, {length})={suffix})"
-            ));
+            let processes = format!("(SELECT id FROM process WHERE comm={comm} OR substr(exe, {length})={suffix})");
+            let seqs = vec![format!("SELECT seq FROM event WHERE process IN {processes}")];
+            this.any_of(conn, seqs, format!("+e.process IN {processes}"))?;
         }
         if let Some(txn) = filter.txn {
             let txn = this.bind(codec::int(txn.0));
             this.sql.push(format!("e.txn={txn}"));
+            // Its events are those of its hidden branch, and the ones that opened and ended it.
+            let row = format!("FROM txn WHERE id={txn}");
+            this.sql.push(format!(
+                "e.seq IN (SELECT seq FROM event WHERE branch=(SELECT branch {row}) \
+                 UNION ALL SELECT begun {row} UNION ALL SELECT ended {row})"
+            ));
+            this.index = "txn";
+        }
+        if filter.failed {
+            this.sql.push("e.result<>0".to_owned());
         }
         if !filter.ops.is_empty() {
             let codes: Vec<String> = filter.ops.iter().map(|op| op.code().to_string()).collect();
@@ -169,21 +185,68 @@ impl Conditions {
         Ok(this)
     }
 
-    fn path(&mut self, path: &[u8]) {
+    /// Chooses events at a path and, unless `exact`, below it.
+    fn path(&mut self, conn: &Connection, path: &[u8], exact: bool) -> Result<()> {
         let path = path.strip_suffix(b"/").unwrap_or(path);
-        let below = self.bind([path, b"/"].concat());
-        let end = self.bind([path, b"0"].concat());
-        let whole = self.bind(path.to_vec());
-        let dirs = format!("(SELECT id FROM path WHERE path={whole} OR (path>={below} AND path<{end}))");
-        let mut any = vec![format!("e.dir IN {dirs}"), format!("e.dir2 IN {dirs}")];
-        if let Some((dir, leaf)) = split(path) {
+        let mut seqs = Vec::new();
+        let mut any = Vec::new();
+        if !exact {
+            let below = self.bind([path, b"/"].concat());
+            let end = self.bind([path, b"0"].concat());
+            let whole = self.bind(path.to_vec());
+            let dirs = format!("(SELECT id FROM path WHERE path={whole} OR (path>={below} AND path<{end}))");
+            for dir in ["dir", "dir2"] {
+                seqs.push(format!("SELECT seq FROM event WHERE {dir} IN {dirs}"));
+                any.push(format!("+e.{dir} IN {dirs}"));
+            }
+        }
+        if let Some((dir, leaf)) = split(if path.is_empty() { b"/" } else { path }) {
             let dir = self.bind(dir.to_vec());
             let leaf = self.bind(leaf.to_vec());
             let dir = format!("(SELECT id FROM path WHERE path={dir})");
-            any.push(format!("(e.dir={dir} AND coalesce(e.leaf, e.name)={leaf})"));
-            any.push(format!("(e.dir2={dir} AND coalesce(e.leaf2, e.name2)={leaf})"));
+            for (column, name) in [("dir", "coalesce(leaf, name)"), ("dir2", "coalesce(leaf2, name2)")] {
+                seqs.push(format!("SELECT seq FROM event WHERE {column}={dir} AND {name}={leaf}"));
+            }
+            any.push(format!("(+e.dir={dir} AND coalesce(e.leaf, e.name)={leaf})"));
+            any.push(format!("(+e.dir2={dir} AND coalesce(e.leaf2, e.name2)={leaf})"));
         }
-        self.sql.push(format!("({})", any.join(" OR ")));
+        self.any_of(conn, seqs, any.join(" OR "))
+    }
+
+    /// Chooses events below a path whose ASCII letters may have any case.
+    fn below_any_case(&mut self, conn: &Connection, path: &[u8]) -> Result<()> {
+        let path = path.strip_suffix(b"/").unwrap_or(path);
+        let length = self.bind(i64::try_from(path.len()).unwrap_or(i64::MAX));
+        let path = self.bind(path.to_vec());
+        let dirs = format!(
+            "(SELECT id FROM path WHERE lower(CAST(substr(path, 1, {length}) AS TEXT))=lower(CAST({path} AS TEXT)) \
+             AND (length(path)={length} OR substr(path, {length}+1, 1)=x'2f'))"
+        );
+        let seqs = vec![format!("SELECT seq FROM event WHERE dir IN {dirs}")];
+        self.any_of(conn, seqs, format!("+e.dir IN {dirs}"))
+    }
+
+    /// Chooses the events of some queries: by their numbers where these are few, else by `test` on
+    /// each event in order, which finds the first ones soon.
+    fn any_of(&mut self, conn: &Connection, mut seqs: Vec<String>, test: String) -> Result<()> {
+        const FEW: i64 = 20_000;
+        let (after, upto) = (self.bind(self.after), self.bind(self.upto));
+        for query in &mut seqs {
+            query.push_str(&format!(" AND seq>{after} AND seq<={upto}"));
+        }
+        let seqs = seqs.join(" UNION ALL ");
+        let mut count = conn.prepare_cached(&format!("SELECT count(*) FROM (SELECT 1 FROM ({seqs}) LIMIT {FEW})"))?;
+        // Values that later conditions bind are not used here.
+        let used = count.parameter_count();
+        let values = self.values.get(..used).unwrap_or_default();
+        let found: i64 = count.query_row(params_from_iter(values), |row| row.get(0))?;
+        if found < FEW {
+            self.sql.push(format!("e.seq IN ({seqs})"));
+            self.index = "seq";
+        } else {
+            self.sql.push(format!("({test})"));
+        }
+        Ok(())
     }
 }
 
@@ -192,6 +255,10 @@ pub(super) fn list(conn: &Connection, filter: &EventFilter) -> Result<Vec<EventR
     let mut found = Vec::new();
     if filter.lineage.is_empty() {
         list_branch(conn, filter, &conditions, None, &mut found)?;
+        return Ok(found);
+    }
+    if filter.lineage.len() > SEGMENTS_MAX {
+        list_scanning(conn, filter, &conditions, &mut found)?;
         return Ok(found);
     }
     // Each segment in the order of its own index, then merged.
@@ -207,6 +274,36 @@ pub(super) fn list(conn: &Connection, filter: &EventFilter) -> Result<Vec<EventR
     Ok(found)
 }
 
+/// With more branches than this, all events are read in order and those of others left out.
+const SEGMENTS_MAX: usize = 16;
+
+fn list_scanning(
+    conn: &Connection,
+    filter: &EventFilter,
+    conditions: &Conditions,
+    found: &mut Vec<EventRow>,
+) -> Result<()> {
+    let mut cuts: HashMap<i64, i64> = HashMap::new();
+    for segment in &filter.lineage {
+        let cut = cuts.entry(codec::int(segment.branch.0)).or_insert(0);
+        *cut = codec::int(segment.cut.0).max(*cut);
+    }
+    let unlimited = EventFilter { limit: None, ..filter.clone() };
+    let (sql, values) = statement(&unlimited, conditions, None);
+    let mut statement = conn.prepare_cached(&sql)?;
+    let mut rows = statement.query(params_from_iter(values))?;
+    let limit = filter.limit.unwrap_or(usize::MAX);
+    while found.len() < limit
+        && let Some(row) = rows.next()?
+    {
+        let (seq, branch): (i64, i64) = (row.get(0)?, row.get(3)?);
+        if cuts.get(&branch).is_some_and(|cut| seq <= *cut) {
+            found.push(read_row(row)?);
+        }
+    }
+    Ok(())
+}
+
 fn list_branch(
     conn: &Connection,
     filter: &EventFilter,
@@ -214,6 +311,17 @@ fn list_branch(
     segment: Option<(BranchId, Seq)>,
     found: &mut Vec<EventRow>,
 ) -> Result<()> {
+    let (sql, values) = statement(filter, conditions, segment);
+    let mut statement = conn.prepare_cached(&sql)?;
+    let mut rows = statement.query(params_from_iter(values))?;
+    while let Some(row) = rows.next()? {
+        found.push(read_row(row)?);
+    }
+    Ok(())
+}
+
+/// The query of a filter, on one branch or on all.
+fn statement(filter: &EventFilter, conditions: &Conditions, segment: Option<(BranchId, Seq)>) -> (String, Vec<Value>) {
     let mut upto = conditions.upto;
     let mut values = conditions.values.clone();
     let mut bind = |value: i64| {
@@ -236,12 +344,7 @@ fn list_branch(
     if let Some(limit) = filter.limit {
         sql.push_str(&format!(" LIMIT {}", bind(i64::try_from(limit).unwrap_or(i64::MAX))));
     }
-    let mut statement = conn.prepare_cached(&sql)?;
-    let mut rows = statement.query(params_from_iter(values))?;
-    while let Some(row) = rows.next()? {
-        found.push(read_row(row)?);
-    }
-    Ok(())
+    (sql, values)
 }
 
 /// Numbers of directory paths that the writer knows without asking.
