@@ -110,7 +110,7 @@ pub fn serve(database: &Path, dir: &Path, options: &MountOptions, ready: &mut dy
         engine,
         mounts: Mutex::default(),
         runs: Mutex::default(),
-        private: PrivateDir::beside(&socket).about(socket.as_os_str().as_bytes())?,
+        private: PrivateDir::beside(&socket),
         changing: Mutex::default(),
         ending: AtomicBool::new(false),
         wake: wake.clone(),

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::version::conflict::Side;
+use crate::version::conflict::{Detail, Side};
 use crate::version::merge::{self, MergeOptions, MergeOutcome};
-use crate::version::refs;
+use crate::version::{refs, txn};
 
 use super::app::App;
 use super::commit::Strategy;
@@ -77,6 +77,13 @@ impl Work for Merge {
                 live.branch
             }
         };
+        for row in txn::open_ones(context.engine).into_iter().filter(|row| row.target == target) {
+            if Detail::of(&row)?.merge.is_some_and(|merge| merge.theirs.branch == source.branch) {
+                let id = row.id;
+                let message = format!("T{id} merges it already; `stone commit T{id}` or `stone rollback T{id}` first");
+                return Err(Error::failed(message).about(self.name.as_bytes()));
+            }
+        }
         context.host.cut()?;
         context.report("merging", 0, 0);
         let options =

@@ -7,37 +7,33 @@
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
 
 use super::mountinfo;
 
-/// A directory for private mounts.
+/// A directory for private mounts, beside the daemon's socket; made when the first is needed.
 pub struct PrivateDir {
     dir: PathBuf,
-    bound: bool,
+    /// Whether the directory is there.
+    made: Mutex<bool>,
 }
 
 impl PrivateDir {
-    /// Makes the directory, beside the daemon's socket.
-    ///
-    /// # Errors
-    /// Where it cannot be made.
-    pub fn beside(socket: &Path) -> io::Result<PrivateDir> {
+    /// Names the directory, and takes away those that daemons left which were killed.
+    pub fn beside(socket: &Path) -> PrivateDir {
         let dir = socket.with_extension("runs");
-        match DirBuilder::new().mode(0o700).create(&dir) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
+        for entry in socket.parent().and_then(|parent| fs::read_dir(parent).ok()).into_iter().flatten().flatten() {
+            let other = entry.path();
+            let lost = || UnixStream::connect(other.with_extension("sock")).is_err();
+            if other.extension() == dir.extension() && other != dir && lost() {
+                remove(&other);
+            }
         }
-        let dir = fs::canonicalize(dir)?;
-        let already = mountinfo::at(&dir)?.is_some(); // of a daemon that was killed
-        let bound = rustix::process::geteuid().is_root() && (already || !mountinfo::is_shared(&dir)?);
-        if bound && let Err(error) = share(&dir, already) {
-            log::info!("{}: {error}; a `stone run` inside of another will not work", dir.display());
-        }
-        Ok(PrivateDir { dir, bound })
+        PrivateDir { dir, made: Mutex::new(false) }
     }
 
     /// A directory for one mount.
@@ -45,30 +41,63 @@ impl PrivateDir {
     /// # Errors
     /// Where it cannot be made.
     pub fn make(&self, name: &str) -> io::Result<PathBuf> {
+        let mut made = self.made.lock();
+        if !*made {
+            make_private(&self.dir)?;
+            *made = true;
+            if rustix::process::geteuid().is_root()
+                && let Err(error) = share(&self.dir)
+            {
+                log::info!("{}: {error}; a `stone run` inside of another may not work", self.dir.display());
+            }
+        }
         let dir = self.dir.join(name);
-        let _ = fs::remove_dir(&dir); // of a daemon that was killed
-        DirBuilder::new().mode(0o700).create(&dir)?;
+        make_private(&dir)?;
         Ok(dir)
     }
 }
 
-fn share(dir: &Path, already: bool) -> rustix::io::Result<()> {
-    if !already {
+/// Makes a directory for its owner alone, unless it is there.
+fn make_private(dir: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn share(dir: &Path) -> io::Result<()> {
+    if mountinfo::is_shared(dir)? {
+        return Ok(());
+    }
+    if mountinfo::at(dir)?.is_none() {
         mount_bind(dir, dir)?;
         mount_change(dir, MountPropagationFlags::PRIVATE)?; // leave the group of what is around
     }
-    mount_change(dir, MountPropagationFlags::SHARED)
+    Ok(mount_change(dir, MountPropagationFlags::SHARED)?)
+}
+
+/// Takes the directory away, with what is mounted at it and below.
+fn remove(dir: &Path) {
+    for below in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let _ = unmount(below.path(), UnmountFlags::DETACH);
+    }
+    if mountinfo::at(dir).is_ok_and(|mount| mount.is_some())
+        && let Err(error) = unmount(dir, UnmountFlags::DETACH)
+    {
+        log::info!("{}: {error}", dir.display());
+    }
+    for below in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let _ = fs::remove_dir(below.path());
+    }
+    if let Err(error) = fs::remove_dir(dir) {
+        log::info!("{}: {error}", dir.display());
+    }
 }
 
 impl Drop for PrivateDir {
     fn drop(&mut self) {
-        if self.bound
-            && let Err(error) = unmount(&self.dir, UnmountFlags::DETACH)
-        {
-            log::debug!("{}: {error}", self.dir.display());
-        }
-        if let Err(error) = fs::remove_dir(&self.dir) {
-            log::debug!("{}: {error}", self.dir.display());
+        if *self.made.get_mut() {
+            remove(&self.dir);
         }
     }
 }

@@ -135,6 +135,8 @@ pub struct RunEnd {
 pub enum RunEndHow {
     /// Everything becomes visible.
     Commit,
+    /// As `Commit`, but nothing stays open on a conflict: the command will be run again.
+    CommitOrNothing,
     /// Nothing does.
     Rollback,
     /// It stays open.
@@ -214,13 +216,14 @@ impl RunArgs {
         entered?;
         let code = exit_code(status);
         let mut how = match (status.success(), self.keep) {
-            (true, _) => RunEndHow::Commit,
+            (true, _) if last => RunEndHow::Commit,
+            (true, _) => RunEndHow::CommitOrNothing,
             (false, true) => RunEndHow::Keep,
             (false, false) => RunEndHow::Rollback,
         };
         let id = &begun.transaction;
         let mut refused = false;
-        if how == RunEndHow::Commit && self.preview {
+        if status.success() && self.preview {
             let changes: Vec<DiffRow> = daemon.ask(RUN_PREVIEW, &())?;
             if !confirm(app, changes)? {
                 how = RunEndHow::Rollback;
@@ -229,10 +232,8 @@ impl RunArgs {
         }
         let outcome: Outcome = daemon.ask(RUN_END, &RunEnd { how, status: i32::from(code), pid })?;
         match how {
+            RunEndHow::CommitOrNothing if outcome.is_conflict() => Ok(None),
             RunEndHow::Commit if outcome.is_conflict() => {
-                if !last {
-                    return Ok(None);
-                }
                 for row in &outcome.conflicts {
                     let cells: Vec<String> = row.cells().into_iter().map(|(_, cell)| cell).collect();
                     app.note(cells.join(" ").trim_end());
@@ -242,7 +243,7 @@ impl RunArgs {
                 }
                 Ok(Some(3))
             }
-            RunEndHow::Commit => {
+            RunEndHow::Commit | RunEndHow::CommitOrNothing => {
                 app.note(outcome.sentence());
                 Ok(Some(code))
             }

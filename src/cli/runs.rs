@@ -208,13 +208,17 @@ impl Run {
             processes.ended(end.pid, end.status);
         }
         let outcome = match end.how {
-            RunEndHow::Commit => {
+            RunEndHow::Commit | RunEndHow::CommitOrNothing => {
                 self.wait_for_device();
                 let reads = self.mount.session().vfs().reads().take(self.txn.branch);
                 let options = CommitOptions { reads: reads.as_ref(), ..CommitOptions::default() };
                 let done = txn::commit(context.engine, self.txn.id, &options, &context.caller)?;
+                let outcome = Outcome::from(&done);
+                if outcome.is_conflict() && end.how == RunEndHow::CommitOrNothing {
+                    self.give_up(context.engine, &context.caller)?;
+                }
                 context.engine.sync()?;
-                Outcome::from(&done)
+                outcome
             }
             RunEndHow::Keep => {
                 self.wait_for_device();
