@@ -41,6 +41,7 @@ const TXN: usize = 3;
 const OP: usize = 4;
 const INODE: usize = 5;
 const PATH: usize = 6;
+const RESULT: usize = 12;
 const UID: usize = 13;
 const PID: usize = 15;
 const PROCESS: usize = 16;
@@ -68,6 +69,7 @@ impl Table for Events {
             // Looked for in the store, but among all events.
             (PATH | PROCESS | PID | TXN, Test::Eq) | (PATH, Test::Glob | Test::Like) => 0.2,
             (OP | UID, Test::Eq) => 0.5,
+            (RESULT, Test::Gt) => 0.01,
             _ => 1.0,
         };
         (1e6 * conditions.iter().map(share).product::<f64>()).max(1.0)
@@ -119,6 +121,7 @@ fn filter(scan: &Scan, point: Seq) -> Option<EventFilter> {
             (TIME, test) => time_range(&mut filter, test, &condition.value),
             (INODE, Test::Eq) => filter.ino = Some(Ino(number?)),
             (TXN, Test::Eq) => filter.txn = Some(TxnId(number?)),
+            (RESULT, Test::Gt) if condition.value == Cell::Int(0) => filter.failed = true,
             (UID, Test::Eq) => filter.uid = Some(small?),
             (PID, Test::Eq) => filter.pid = Some(small?),
             (PROCESS, Test::Eq) => filter.process = Some(ProcId(number?)),

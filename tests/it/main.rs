@@ -1,5 +1,6 @@
 //! Integration tests, one binary.
 
+mod queries;
 mod record;
 mod shell;
 mod store_conformance;

@@ -9,23 +9,23 @@ use stonefs::audit::{self, ProcessSink, Proof};
 use stonefs::engine::{Engine, EventDraft, Options, RenameMode, XattrMode};
 use stonefs::sql::{self, Asker, Format, Limits, Printer};
 use stonefs::store::sqlite::SqliteStore;
-use stonefs::store::{InitOptions, ProcessRow, Prune, Store, TagRow};
-use stonefs::types::{BranchId, Caller, FixedClock, Ino, Op, SetAttr, Timestamp, View};
+use stonefs::store::{EventRow, InitOptions, ProcessRow, Prune, Store, TagRow};
+use stonefs::types::{BranchId, Caller, FixedClock, Ino, Op, ProcId, Seq, SetAttr, Timestamp, View};
 
-const MAIN: View = View { branch: BranchId::MAIN, at: stonefs::types::At::Live };
-const START: i64 = 1_795_340_400_000_000_000; // 2026-11-22T09:40:00Z
-const SECOND: i64 = 1_000_000_000;
+pub const MAIN: View = View { branch: BranchId::MAIN, at: stonefs::types::At::Live };
+pub const START: i64 = 1_795_340_400_000_000_000; // 2026-11-22T09:40:00Z
+pub const SECOND: i64 = 1_000_000_000;
 
-struct World {
+pub struct World {
     dir: tempfile::TempDir,
-    clock: Arc<FixedClock>,
+    pub clock: Arc<FixedClock>,
     /// `None` while the database is closed.
     open: Option<Arc<Engine>>,
-    caller: Caller,
+    pub caller: Caller,
 }
 
 impl World {
-    fn new() -> World {
+    pub fn new() -> World {
         let dir = tempfile::tempdir().unwrap();
         let now = Timestamp(START);
         let options = InitOptions { now, uid: 0, gid: 0, settings: Vec::new() };
@@ -35,26 +35,31 @@ impl World {
         World { dir, clock, open: Some(engine), caller: Caller::default() }
     }
 
-    fn engine(&self) -> &Arc<Engine> {
+    pub fn engine(&self) -> &Arc<Engine> {
         self.open.as_ref().unwrap()
     }
 
     /// Closes the database, so that others can open it.
-    fn close(&mut self) -> PathBuf {
+    pub fn close(&mut self) -> PathBuf {
         self.open.take().unwrap().close().unwrap();
         self.path()
     }
 
-    fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.dir.path().join("t.stone")
     }
 
-    fn tick(&self) {
+    pub fn tick(&self) {
         self.clock.advance(SECOND);
     }
 
     /// Makes a process entity act from now on.
-    fn act_as(&mut self, pid: u32, comm: &str, argv: &[u8]) -> u64 {
+    pub fn act_as(&mut self, pid: u32, comm: &str, argv: &[u8]) -> u64 {
+        self.act_as_child(pid, comm, argv, 0, None)
+    }
+
+    /// The same, started by another process, perhaps with a label.
+    pub fn act_as_child(&mut self, pid: u32, comm: &str, argv: &[u8], parent: u64, label: Option<&str>) -> u64 {
         let id = self.engine().next_process_id();
         let row = ProcessRow {
             id,
@@ -63,6 +68,8 @@ impl World {
             argv: Some(argv.to_vec()),
             exe: Some(format!("/usr/bin/{comm}").into_bytes()),
             complete: true,
+            parent: (parent > 0).then_some(ProcId(parent)),
+            label: label.map(str::to_owned),
             started: Timestamp(START),
             ..ProcessRow::default()
         };
@@ -71,22 +78,22 @@ impl World {
         id.0
     }
 
-    fn dir(&self, path: &str) -> Ino {
+    pub fn dir(&self, path: &str) -> Ino {
         self.engine().resolve(MAIN, path.as_bytes()).unwrap().ino
     }
 
-    fn split<'p>(&self, path: &'p str) -> (Ino, &'p [u8]) {
+    pub fn split<'p>(&self, path: &'p str) -> (Ino, &'p [u8]) {
         let (dir, name) = path.rsplit_once('/').unwrap();
         (if dir.is_empty() { Ino::ROOT } else { self.dir(dir) }, name.as_bytes())
     }
 
-    fn mkdir(&self, path: &str) {
+    pub fn mkdir(&self, path: &str) {
         self.tick();
         let (dir, name) = self.split(path);
         self.engine().mkdir(MAIN, dir, name, 0o755, 0, &self.caller).unwrap();
     }
 
-    fn write(&self, path: &str, content: &[u8]) {
+    pub fn write(&self, path: &str, content: &[u8]) {
         self.tick();
         let (dir, name) = self.split(path);
         let handle = match self.engine().lookup(MAIN, dir, name) {
@@ -97,40 +104,87 @@ impl World {
         self.engine().release(handle).unwrap();
     }
 
-    fn unlink(&self, path: &str) {
+    pub fn unlink(&self, path: &str) {
         self.tick();
         let (dir, name) = self.split(path);
         self.engine().unlink(MAIN, dir, name, &self.caller).unwrap();
     }
 
-    fn rename(&self, from: &str, to: &str) {
+    pub fn rename(&self, from: &str, to: &str) {
         self.tick();
         let ((dir, name), (dir2, name2)) = (self.split(from), self.split(to));
         self.engine().rename(MAIN, dir, name, dir2, name2, RenameMode::Replace, &self.caller).unwrap();
     }
 
-    fn chmod(&self, path: &str, perm: u16) {
+    pub fn chmod(&self, path: &str, perm: u16) {
         self.tick();
         let set = SetAttr { perm: Some(perm), ..SetAttr::default() };
         self.engine().setattr(MAIN, self.dir(path), &set, None, &self.caller).unwrap();
     }
 
-    fn reopen(&mut self) {
+    /// Notes that removing a directory was refused.
+    pub fn refused(&self, path: &str, result: i32) {
+        let (parent, name) = self.split(path);
+        self.engine().record_failure(EventRow {
+            seq: Seq::ZERO,
+            time: Timestamp(0),
+            raw_time: Timestamp(0),
+            branch: BranchId::MAIN,
+            txn: None,
+            op: Op::Rmdir,
+            ino: None,
+            parent: Some(parent),
+            name: Some(name.to_vec()),
+            parent2: None,
+            name2: None,
+            path: Some(path.as_bytes().into()),
+            path2: None,
+            ino2: None,
+            offset: None,
+            length: None,
+            old: None,
+            new: None,
+            result,
+            uid: self.caller.uid,
+            gid: self.caller.gid,
+            pid: self.caller.pid,
+            process: self.caller.process,
+        });
+    }
+
+    pub fn reopen(&mut self) {
         let path = self.close();
         self.open = Some(open(&path, &self.clock));
     }
 
-    fn proof(&self) -> Proof {
+    pub fn proof(&self) -> Proof {
         self.engine().sync().unwrap();
         let read = self.engine().store().read().unwrap();
         audit::verify(read.as_ref()).unwrap()
     }
 
-    fn sql_at(&self, at: Option<&str>, query: &str) -> Result<String, String> {
+    pub fn tag(&self, name: &str) {
+        let tag = TagRow {
+            name: name.into(),
+            branch: BranchId::MAIN,
+            seq: self.engine().point().0,
+            time: Timestamp(START),
+            uid: 0,
+            message: String::new(),
+        };
+        self.engine().set_tag(name.as_bytes(), Some(tag), &self.caller).unwrap();
+    }
+
+    pub fn sql_at(&self, at: Option<&str>, query: &str) -> Result<String, String> {
+        self.sql_when(START + 3600 * SECOND, at, query)
+    }
+
+    /// Asks at an instant.
+    pub fn sql_when(&self, now: i64, at: Option<&str>, query: &str) -> Result<String, String> {
         let asker = Asker {
             branch: BranchId::MAIN,
             zone: TimeZone::UTC,
-            now: Timestamp(START + 3600 * SECOND),
+            now: Timestamp(now),
             at: at.map(|at| at.as_bytes().to_vec()),
         };
         let mut out = Vec::new();
@@ -141,7 +195,7 @@ impl World {
     }
 
     /// The lines of an answer without its header.
-    fn sql(&self, query: &str) -> Vec<String> {
+    pub fn sql(&self, query: &str) -> Vec<String> {
         let answer = self.sql_at(None, query).unwrap_or_else(|error| panic!("{query}: {error}"));
         answer.lines().skip(1).map(str::to_owned).collect()
     }
@@ -186,15 +240,7 @@ fn eventful() -> World {
     world.engine().write(handle, 0, b"22", false, &world.caller).unwrap();
     world.engine().fsync(handle).unwrap();
     world.engine().release(handle).unwrap();
-    let tag = TagRow {
-        name: b"v1".to_vec(),
-        branch: BranchId::MAIN,
-        seq: world.engine().point().0,
-        time: Timestamp(START),
-        uid: 0,
-        message: String::new(),
-    };
-    world.engine().set_tag(b"v1", Some(tag), &world.caller).unwrap();
+    world.tag("v1");
     let side = world.engine().fork(Some(b"side"), MAIN, &world.caller).unwrap();
     let side = View::live(side.id);
     world.engine().unlink(side, world.dir("/src"), b"main.rs", &world.caller).unwrap();
