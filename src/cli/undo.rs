@@ -20,6 +20,7 @@ Examples:
   stone undo T7                a transaction
   stone undo e123              an event
   stone undo --process 42      everything that a process of the record changed
+  stone undo --process 42 --tree   ... with what it started
   stone redo                   brings back what the last undo took away
 An undo is refused (exit status 3) where others have changed the same things since; --force takes
 their changes back too. It is itself a transaction, and can be undone.";
@@ -44,6 +45,9 @@ pub struct UndoArgs {
     /// Everything that this process of the record changed (`stone ps` lists them)
     #[arg(long, value_name = "ID", conflicts_with = "id")]
     process: Option<u64>,
+    /// With everything that processes changed which it started, and those that they started
+    #[arg(long, requires = "process")]
+    tree: bool,
     /// Even where others have changed the same things since
     #[arg(long)]
     force: bool,
@@ -86,6 +90,9 @@ pub struct Undo {
     pub id: Option<Text>,
     /// Everything of this process.
     pub process: Option<u64>,
+    /// With those that it started.
+    #[serde(default)]
+    pub tree: bool,
     /// Even where others have changed the same.
     pub force: bool,
     /// What it is for.
@@ -175,6 +182,7 @@ impl Work for Undo {
 
     fn execute(&self, context: &Context<'_>) -> Result<Undone> {
         let target = match (&self.id, self.process) {
+            (_, Some(process)) if self.tree => UndoTarget::Tree(ProcId(process)),
             (_, Some(process)) => UndoTarget::Process(ProcId(process)),
             (None, None) => UndoTarget::Newest,
             (Some(id), None) => parse_target(id)
@@ -270,7 +278,8 @@ fn show(app: &App, done: &Undone, word: &str) -> Result<u8> {
 impl UndoArgs {
     pub(super) fn run(self, app: &App) -> Result<u8> {
         let message = self.message.unwrap_or_default();
-        let done = app.ask(&Undo { id: self.id, process: self.process, force: self.force, message })?;
+        let done =
+            app.ask(&Undo { id: self.id, process: self.process, tree: self.tree, force: self.force, message })?;
         show(app, &done, "undid")
     }
 }

@@ -12,7 +12,7 @@ use super::error::{ErrorKind, Result, VersionError};
 use super::state::{Place, State, same_attrs, same_content, snapshot};
 use super::txn::{self, Whole, side_of};
 use crate::engine::{Engine, FsError};
-use crate::store::{EventFilter, EventRow, TxnKind, TxnRow, TxnState};
+use crate::store::{EventFilter, EventRow, ReadTxn, TxnKind, TxnRow, TxnState};
 use crate::types::{BranchId, Caller, Ino, Kind, Op, ProcId, Seq, TxnId, View};
 
 /// How often an undo is tried beside running writers before it holds them for a moment.
@@ -32,6 +32,8 @@ pub enum UndoTarget {
     Txn(TxnId),
     /// Everything that a process changed on the branch.
     Process(ProcId),
+    /// The same, with every process that it started, and those that they started.
+    Tree(ProcId),
 }
 
 /// What an undo or redo did.
@@ -246,21 +248,29 @@ fn task(engine: &Engine, branch: BranchId, target: UndoTarget) -> Result<Task> {
                 detail: UndoDetail { events: vec![seq], txn: None },
             })
         }
-        UndoTarget::Process(process) => {
-            let filter = EventFilter {
-                lineage: engine.lineage(View::live(branch))?.0.to_vec(),
-                process: Some(process),
-                ops: changes(),
-                descending: true,
-                ..EventFilter::default()
+        UndoTarget::Process(process) | UndoTarget::Tree(process) => {
+            let txn = snapshot(engine)?;
+            let actors = match target {
+                UndoTarget::Tree(_) => started_by(&*txn, process)?,
+                UndoTarget::Process(_) | UndoTarget::Newest | UndoTarget::Txn(_) | UndoTarget::Event(_) => {
+                    vec![process]
+                }
             };
             let undone = undone(&rows)?;
-            let events: Vec<Seq> = snapshot(engine)?
-                .events(&filter)?
-                .into_iter()
-                .filter(|event| event.result == 0 && event.txn.is_none() && !undone.contains(&event.seq))
-                .map(|event| event.seq)
-                .collect();
+            let mut events: Vec<Seq> = Vec::new();
+            for actor in actors {
+                let filter = EventFilter {
+                    lineage: engine.lineage(View::live(branch))?.0.to_vec(),
+                    process: Some(actor),
+                    ops: changes(),
+                    descending: true,
+                    ..EventFilter::default()
+                };
+                let theirs = txn.events(&filter)?.into_iter();
+                let open = theirs.filter(|e| e.result == 0 && e.txn.is_none() && !undone.contains(&e.seq));
+                events.extend(open.map(|event| event.seq));
+            }
+            events.sort_unstable_by(|a, b| b.cmp(a));
             if events.is_empty() {
                 let what = format!("process {process} changed nothing here outside of transactions");
                 return Err(VersionError::new(ErrorKind::NotFound, what));
@@ -268,6 +278,23 @@ fn task(engine: &Engine, branch: BranchId, target: UndoTarget) -> Result<Task> {
             Ok(Task { kind: TxnKind::Undo, units: runs(&events), detail: UndoDetail { events, txn: None } })
         }
     }
+}
+
+/// A process and all that it started. A process is recorded after its parent.
+fn started_by(txn: &dyn ReadTxn, first: ProcId) -> Result<Vec<ProcId>> {
+    const PAGE: u64 = 10_000;
+    let end = txn.counters()?.next_process.0;
+    let mut found = BTreeSet::from([first]);
+    let mut next = first.0 + 1;
+    while next < end {
+        for process in txn.processes(ProcId(next)..ProcId(end.min(next + PAGE)))? {
+            if process.parent.is_some_and(|parent| found.contains(&parent)) {
+                found.insert(process.id);
+            }
+        }
+        next += PAGE;
+    }
+    Ok(found.into_iter().collect())
 }
 
 /// Joins neighbouring events (newest first) to stretches.
