@@ -45,6 +45,10 @@ pub struct MountState {
     pub read_only: bool,
     /// Whether other users may enter.
     pub allow_other: bool,
+    /// What the kernel was asked for (`nosuid`, `nodev` and the like).
+    pub kernel: Vec<String>,
+    /// Whose all files are shown as: user and group.
+    pub shown_as: (Option<u32>, Option<u32>),
     /// The transaction of `stone run` whose private view this is.
     pub run: Option<TxnId>,
 }

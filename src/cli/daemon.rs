@@ -82,6 +82,8 @@ struct Mounted {
     at: Option<Seq>,
     read_only: bool,
     allow_other: bool,
+    kernel: Vec<String>,
+    shown_as: (Option<u32>, Option<u32>),
     mount: Arc<fuse::MountHandle>,
 }
 
@@ -290,6 +292,8 @@ impl Daemon {
             at,
             read_only: options.read_only,
             allow_other: options.allow_other,
+            kernel: options.kernel.clone(),
+            shown_as: (options.uid, options.gid),
             mount: Arc::new(mount),
         });
         Ok(())
@@ -332,6 +336,12 @@ impl Daemon {
         Ok(Unmounted { busy: false, last })
     }
 
+    /// Looks where something is mounted inside of the mounts, so that no change set takes that away.
+    fn hold(&self) {
+        let mounts: Vec<Arc<fuse::MountHandle>> = self.mounts.lock().iter().map(|m| Arc::clone(&m.mount)).collect();
+        self.vfs.hold(mounts.iter().flat_map(|mount| mount.held()));
+    }
+
     fn find(&self, dev: u64) -> Option<Arc<fuse::MountHandle>> {
         self.mounts.lock().iter().find(|mounted| mounted.dev == dev).map(|mounted| Arc::clone(&mounted.mount))
     }
@@ -346,6 +356,8 @@ impl Host for Daemon {
             at: mounted.at,
             read_only: mounted.read_only,
             allow_other: mounted.allow_other,
+            kernel: mounted.kernel.clone(),
+            shown_as: mounted.shown_as,
             run: None,
         };
         let mut all: Vec<MountState> = self.mounts.lock().iter().map(state).collect();
@@ -454,6 +466,9 @@ impl Conversation {
                 if of_run {
                     return self.answer_run(&context, name, request.args);
                 }
+                if works::changes(name) {
+                    daemon.hold();
+                }
                 let done = works::perform(name, request.args, &context);
                 // What the command made visible in one step, the kernel must show when it returns.
                 if works::changes(name) {
@@ -494,6 +509,7 @@ impl Conversation {
             RUN_PREVIEW => serde_json::to_value(run.preview(&daemon.engine)?).map_err(misfit),
             _ => {
                 let end: RunEnd = read(args)?;
+                daemon.hold();
                 let done = run.end(context, &daemon.processes, &end)?;
                 self.run = None;
                 daemon.runs.lock().retain(|other| other.txn.id != run.txn.id);

@@ -52,6 +52,10 @@ pub struct Run {
     pub over: u64,
     /// The command's mount namespace, by device and inode.
     namespace: OnceLock<(u64, u64)>,
+    /// What the kernel was asked for, as for that mount.
+    kernel: Vec<String>,
+    allow_other: bool,
+    shown_as: (Option<u32>, Option<u32>),
 }
 
 /// What runs need of the daemon.
@@ -121,11 +125,15 @@ impl Run {
             others_read_only: true,
             notes_reads: txn.serializable,
             history: History::Root,
-            uid: None,
-            gid: None,
+            uid: over.shown_as.0,
+            gid: over.shown_as.1,
         };
-        let shape =
-            fuse::MountOptions { allow_other: over.allow_other, ..fuse::MountOptions::new(session, parts.database) };
+        // What may not be done through the mount may not be done through a view that stands over it.
+        let shape = fuse::MountOptions {
+            allow_other: over.allow_other,
+            flags: over.kernel.clone(),
+            ..fuse::MountOptions::new(session, parts.database)
+        };
         let mounted = fuse::mount(parts.vfs, &dir, &shape).about(name);
         let mount = match mounted {
             Ok(mount) => mount,
@@ -144,6 +152,9 @@ impl Run {
             attached: AtomicBool::new(true),
             over: over.dev,
             namespace: OnceLock::new(),
+            kernel: over.kernel.clone(),
+            allow_other: over.allow_other,
+            shown_as: over.shown_as,
         })
     }
 
@@ -155,7 +166,9 @@ impl Run {
             live: Live { branch: self.txn.target, txn: Some(self.txn.id) },
             at: None,
             read_only: false,
-            allow_other: false,
+            allow_other: self.allow_other,
+            kernel: self.kernel.clone(),
+            shown_as: self.shown_as,
             run: Some(self.txn.id),
         }
     }
@@ -257,6 +270,7 @@ impl Run {
     /// Those of the store.
     pub fn give_up(&self, engine: &Engine, caller: &Caller) -> Result<()> {
         self.mount.end();
+        drop(self.mount.session().vfs().reads().take(self.txn.branch));
         let detached = self.leave_private_dir();
         if txn::find(engine, self.txn.id).is_ok_and(|row| txn::is_open(&row)) {
             txn::rollback(engine, self.txn.id, caller)?;

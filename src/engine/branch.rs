@@ -214,6 +214,9 @@ impl Engine {
         core.writable()?;
         core.seal_all(Some(branch))?;
         validate(core.last_of.get(&branch).copied().unwrap_or_default())?;
+        for observer in self.shared.observers.read().iter() {
+            observer.allows(&changes)?;
+        }
         let moment = core.moment();
         let mut touched: FxHashMap<Ino, bool> = FxHashMap::default();
         for mutation in &changes {

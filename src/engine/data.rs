@@ -401,6 +401,11 @@ impl Engine {
         Ok((open.view, open.ino))
     }
 
+    /// The event that made the present content of an inode, of one too that was removed a moment ago.
+    pub fn content_point(&self, view: View, ino: Ino) -> Result<Seq> {
+        Ok(self.enter(view)?.node(view, ino)?.row.content_seq)
+    }
+
     /// Lists the inodes of a branch that have an open handle, with the number of handles.
     pub fn open_inodes(&self, branch: crate::types::BranchId) -> Vec<(Ino, u32)> {
         let mut counts: BTreeMap<Ino, u32> = BTreeMap::new();

@@ -163,6 +163,14 @@ pub enum Changed {
 
 /// Hears what [`Engine::apply`] changed, so that kernel caches can be told.
 pub trait Observer: Send + Sync {
+    /// Asked before a change set is applied, with the engine's lock held: must not call the engine.
+    ///
+    /// # Errors
+    /// Refuses the change set: nothing changes.
+    fn allows(&self, _changes: &[crate::store::Mutation]) -> Result<()> {
+        Ok(())
+    }
+
     /// Called after the change is visible, without any lock of the engine held.
     fn changed(&self, branch: BranchId, changes: &[Changed]);
 }

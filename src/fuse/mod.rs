@@ -19,7 +19,7 @@ use self::adapter::{Adapter, Negotiation};
 use self::invalidate::Invalidator;
 use crate::engine::FsError;
 use crate::types::View;
-use crate::vfs::{Session, SessionOptions, Vfs};
+use crate::vfs::{Held, Session, SessionOptions, Vfs};
 
 /// How a session is mounted.
 #[derive(Clone, Debug)]
@@ -184,6 +184,11 @@ impl MountHandle {
         let notices = self.session.switch(to, &self.mount_points_inside())?;
         self.invalidator.send_all(&notices);
         Ok(())
+    }
+
+    /// The entries on the way to mount points inside this mount.
+    pub fn held(&self) -> Vec<Held> {
+        self.session.held(&self.mount_points_inside())
     }
 
     /// The mount points inside this mount, from its root.

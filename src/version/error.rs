@@ -105,10 +105,15 @@ impl From<FsError> for VersionError {
         let kind = match error {
             FsError::NotFound => ErrorKind::NotFound,
             FsError::Exists => ErrorKind::Exists,
+            FsError::Busy => ErrorKind::InUse,
             FsError::NotPermitted | FsError::Access => ErrorKind::Permission,
             _ => ErrorKind::Io(error.errno()),
         };
-        VersionError::new(kind, error.to_string())
+        let text = match error {
+            FsError::Busy => "something is mounted in a directory that would go; unmount it first".to_owned(),
+            error => error.to_string(),
+        };
+        VersionError::new(kind, text)
     }
 }
 

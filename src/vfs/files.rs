@@ -3,7 +3,7 @@
 use super::node::NodeId;
 use super::session::{Place, Session, Tree};
 use crate::engine::{Changed, Done, Fallocate, FsError, Handle, Result, Whence};
-use crate::types::{At, Caller};
+use crate::types::{At, Caller, Ino, View};
 
 /// Whether open(2)'s flags ask for writing.
 fn writes(flags: i32) -> bool {
@@ -30,7 +30,10 @@ impl Tree<'_> {
             }
         };
         self.check_past(view, ino, caller, 0o4)?;
-        let handle = self.engine().open_file(view, ino, flags, caller)?;
+        let handle = match self.engine().open_file(view, ino, flags, caller) {
+            Err(FsError::NotFound) => self.open_removed(view, ino, flags, caller)?,
+            opened => opened?,
+        };
         if flags & libc::O_ACCMODE != libc::O_WRONLY {
             self.note(|reads| reads.content(view.branch, ino));
         }
@@ -48,6 +51,19 @@ impl Tree<'_> {
         {
             log::debug!("an open of inode {ino} is not recorded: {error}");
         }
+    }
+
+    /// Opens a file whose last name went after the kernel had found it, as a reader of a file that is being replaced
+    /// again and again does. Other file systems open it all the same; ours has its content in the past.
+    fn open_removed(&self, view: View, ino: Ino, flags: i32, caller: &Caller) -> Result<Handle> {
+        if view.at != At::Live || writes(flags) || flags & libc::O_TRUNC != 0 {
+            // The kernel looks the name up anew.
+            return Err(FsError::Stale);
+        }
+        let engine = self.engine();
+        let point = engine.content_point(view, ino).map_err(|_| FsError::Stale)?;
+        engine.flush(point)?;
+        engine.open_file(View::as_of(view.branch, point), ino, flags, caller).map_err(|_| FsError::Stale)
     }
 
     /// Whether the content of a node never changes.

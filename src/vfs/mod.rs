@@ -23,17 +23,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
 
 pub use listing::{Child, Listing};
 pub use node::{NodeId, Slot, Usage};
 pub use notice::{Notice, Sink};
 pub use session::{Entry, History, LONG, Session, SessionOptions, Tree};
 pub use special::SpecialNames;
-pub use switch::Difference;
+pub use switch::{Difference, Held};
 
 use crate::audit::ProcessTable;
-use crate::engine::{Changed, Engine, Observer, Result};
-use crate::types::{BranchId, Clock};
+use crate::engine::{Changed, Engine, FsError, Observer, Result};
+use crate::store::Mutation;
+use crate::types::{BranchId, Clock, Ino, Name};
 use crate::version::ReadLog;
 
 /// Everything that the mounts of one database share.
@@ -45,6 +47,8 @@ pub struct Vfs {
     reads: ReadLog,
     sessions: RwLock<Vec<Weak<Session>>>,
     next_id: AtomicU64,
+    /// The entries that lead to mount points inside of our mounts, with the directories that they name.
+    held: RwLock<FxHashMap<(BranchId, Ino, Name), Ino>>,
 }
 
 impl Vfs {
@@ -55,7 +59,8 @@ impl Vfs {
     pub fn new(engine: Arc<Engine>, clock: Arc<dyn Clock>, processes: Option<Arc<ProcessTable>>) -> Result<Arc<Vfs>> {
         let names = SpecialNames::read(&engine)?;
         let (sessions, next_id) = (RwLock::default(), AtomicU64::new(1));
-        let vfs = Arc::new(Vfs { engine, clock, processes, names, reads: ReadLog::default(), sessions, next_id });
+        let (reads, held) = (ReadLog::default(), RwLock::default());
+        let vfs = Arc::new(Vfs { engine, clock, processes, names, reads, sessions, next_id, held });
         vfs.engine.observe(Arc::new(Applied(Arc::downgrade(&vfs))));
         Ok(vfs)
     }
@@ -100,6 +105,13 @@ impl Vfs {
         self.sessions.read().iter().filter_map(Weak::upgrade).filter(|session| !session.is_dead()).collect()
     }
 
+    /// Says which entries lead to mount points inside of mounts ([`Session::held`]): change sets that would take
+    /// them away are refused from now on, since the kernel would silently unmount what stands there.
+    pub fn hold(&self, entries: impl IntoIterator<Item = Held>) {
+        *self.held.write() =
+            entries.into_iter().map(|held| ((held.branch, held.parent, held.name), held.ino)).collect();
+    }
+
     /// Forgets a session that has ended.
     fn ended(&self, id: u64) {
         self.sessions.write().retain(|session| session.upgrade().is_some_and(|session| session.id != id));
@@ -115,10 +127,26 @@ impl Vfs {
 struct Applied(Weak<Vfs>);
 
 impl Observer for Applied {
+    fn allows(&self, changes: &[Mutation]) -> Result<()> {
+        let Some(vfs) = self.0.upgrade() else { return Ok(()) };
+        let held = vfs.held.read();
+        let takes_away = |change: &Mutation| match change {
+            Mutation::Entry { branch, parent, name, row, .. } => held
+                .get(&(*branch, *parent, name.clone()))
+                .is_some_and(|ino| row.as_ref().is_none_or(|row| row.ino != *ino)),
+            _ => false,
+        };
+        if !held.is_empty() && changes.iter().any(takes_away) { Err(FsError::Busy) } else { Ok(()) }
+    }
+
     fn changed(&self, branch: BranchId, changes: &[Changed]) {
         if let Some(vfs) = self.0.upgrade() {
             for change in changes {
                 vfs.spread(None, branch, change);
+                // Perhaps it closed what past states still show open.
+                if let Changed::Inode { ino, .. } = change {
+                    vfs.spread_guard(branch, *ino);
+                }
             }
         }
     }

@@ -4,7 +4,7 @@ use super::Vfs;
 use super::node::{NodeId, Slot};
 use super::session::Session;
 use crate::engine::Changed;
-use crate::types::{BranchId, Ino, Name, View};
+use crate::types::{At, BranchId, Ino, Name, View};
 
 /// Something that the kernel has cached and that is no longer so.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -80,7 +80,9 @@ impl Vfs {
     /// whether it may be entered is asked again.
     pub(super) fn spread_guard(&self, branch: BranchId, ino: Ino) {
         for session in self.sessions() {
-            for (slot, view) in session.slots.past() {
+            let root = session.options.root;
+            let root = matches!(root.at, At::AsOf(_)).then_some((Slot::LIVE, root));
+            for (slot, view) in session.slots.past().into_iter().chain(root) {
                 let node = NodeId::new(slot, ino);
                 if view.branch != branch || !session.nodes.knows(node) {
                     continue;

@@ -72,7 +72,37 @@ impl Difference {
     }
 }
 
+/// An entry on the way to a mount point inside of a mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The branch that the mount shows.
+    pub branch: BranchId,
+    /// The directory.
+    pub parent: Ino,
+    /// The name in it.
+    pub name: Name,
+    /// What it names.
+    pub ino: Ino,
+}
+
 impl Session {
+    /// The entries of the live tree that lead to mount points, given by their paths from its root.
+    pub fn held(&self, paths: &[Vec<u8>]) -> Vec<Held> {
+        let view = self.view();
+        paths.iter().flat_map(|path| self.entries_of(view, path)).collect()
+    }
+
+    fn entries_of(&self, view: View, path: &[u8]) -> Vec<Held> {
+        let mut parent = Ino::ROOT;
+        let mut found = Vec::new();
+        for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
+            let (Ok(name), Ok(attr)) = (Name::new(part), self.vfs.engine.lookup(view, parent, part)) else { break };
+            found.push(Held { branch: view.branch, parent, name, ino: attr.ino });
+            parent = attr.ino;
+        }
+        found
+    }
+
     /// Makes the live tree show another view and returns what the kernel must forget, in the order
     /// in which it must be told. `held` are the paths of mount points inside, from the root of the tree.
     ///
@@ -180,18 +210,8 @@ impl Session {
 
     /// Whether an entry that must be dropped lies on a path of the live tree.
     fn is_on_path(&self, view: View, path: &[u8], entries: &BTreeSet<(NodeId, Name)>) -> bool {
-        let mut dir = Ino::ROOT;
-        for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
-            let Ok(name) = Name::new(part) else { return false };
-            if entries.contains(&(NodeId::new(Slot::LIVE, dir), name)) {
-                return true;
-            }
-            match self.vfs.engine.lookup(view, dir, part) {
-                Ok(attr) => dir = attr.ino,
-                Err(_) => return false,
-            }
-        }
-        false
+        let on_path = self.entries_of(view, path);
+        on_path.into_iter().any(|held| entries.contains(&(NodeId::new(Slot::LIVE, held.parent), held.name)))
     }
 }
 

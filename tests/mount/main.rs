@@ -2,8 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
+mod corners;
+mod daemon;
+mod freshness;
 mod harness;
 mod permissions;
 mod posix;
+mod program;
+mod strangers;
 mod switching;
 mod views;

@@ -153,6 +153,8 @@ impl Host for Stand {
             at: None,
             read_only: false,
             allow_other: false,
+            kernel: Vec::new(),
+            shown_as: (None, None),
             run: None,
         }]
     }
