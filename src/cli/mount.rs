@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::{self, Failure};
 
-use super::app::{App, connect};
+use super::app::{App, PING, connect};
 use super::context::Origin;
 use super::daemon;
 use super::error::{About, Error, Result};
@@ -42,6 +42,8 @@ A crash of the daemon alone loses at most the last second; nothing that was fsyn
 
 /// How long a mount waits for a daemon that is just beginning or ending, in milliseconds.
 const RETRY_MS: u64 = 30_000;
+/// How long the kernel may take to end the mount of a daemon that was killed, in milliseconds.
+const DYING_MS: u64 = 5000;
 /// The size in bytes above which a daemon's log starts anew.
 const LOG_MAX: u64 = 4 << 20;
 
@@ -237,8 +239,27 @@ fn prepare_dir(dir: &Path, options: &MountOptions) -> Result<PathBuf> {
 /// Where the table of mounts cannot be read.
 pub fn stale_mount(dir: &Path) -> Result<Option<PathBuf>> {
     let settled = mountinfo::settle(dir)?;
-    let known = mountinfo::at(&settled)?.is_some_and(|mount| mount.fstype == FSTYPE);
-    Ok((known && mountinfo::is_dead(&settled)).then_some(settled))
+    let start = Instant::now();
+    loop {
+        let Some(mount) = mountinfo::at(&settled)?.filter(|mount| mount.fstype == FSTYPE) else { return Ok(None) };
+        if mountinfo::is_dead(&settled) {
+            return Ok(Some(settled));
+        }
+        // a daemon that was killed a moment ago does not answer, though its mount is not dead yet
+        if answers(Path::new(&mount.source)) || start.elapsed() > Duration::from_millis(DYING_MS) {
+            return Ok(None);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether a database's daemon answers, or is none of ours to ask.
+fn answers(database: &Path) -> bool {
+    match connect(database) {
+        Ok(Some(mut client)) => client.call(PING, &Origin::default(), &(), &mut |_| ()).is_ok(),
+        Ok(None) => false,
+        Err(_) => true,
+    }
 }
 
 /// Makes the database where it is missing; returns its path without symlinks.
