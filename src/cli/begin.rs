@@ -6,7 +6,7 @@ use crate::store::TxnKind;
 use crate::version::txn::{self, BeginOptions};
 
 use super::app::App;
-use super::context::{Context, Live};
+use super::context::Context;
 use super::error::{About, Error, Result};
 use super::text::{Text, transaction};
 use super::works::Work;
@@ -75,15 +75,24 @@ impl Work for Begin {
             message: self.message.clone(),
             label: String::new(),
         };
-        let row = txn::begin(context.engine, &options, &context.caller)?;
-        if let Some(mount) = mount {
-            let shown = context.host.show(mount.dev, Live { branch: live.branch, txn: Some(row.id) });
-            if let Err(error) = shown.about(mount.dir.as_bytes()) {
-                txn::rollback(context.engine, row.id, &context.caller)?;
-                return Err(error);
+        let mut begun = None;
+        let mut begin = || {
+            let row = txn::begin(context.engine, &options, &context.caller)?;
+            begun = Some(row.id);
+            Ok(row)
+        };
+        let done = match &mount {
+            Some(mount) => context.host.begin(mount.dev, live.branch, &mut begin).about(mount.dir.as_bytes()),
+            None => begin().map(|_| ()),
+        };
+        let id = begun.ok_or_else(|| Error::failed("the transaction was not begun"));
+        if let Err(error) = done {
+            if let Ok(id) = id {
+                txn::rollback(context.engine, id, &context.caller)?;
             }
+            return Err(error);
         }
-        Ok(Begun { transaction: transaction(row.id), branch: context.branch_name(target) })
+        Ok(Begun { transaction: transaction(id?), branch: context.branch_name(target) })
     }
 }
 

@@ -100,7 +100,12 @@ impl Work for Commit {
             strategy: self.strategy.map(Side::from),
             reads: None,
         };
-        let outcome = txn::commit(context.engine, row.id, &options, &context.caller)?;
+        let mut outcome = None;
+        context.host.commit(row.id, &mut || {
+            let done = outcome.insert(txn::commit(context.engine, row.id, &options, &context.caller)?);
+            Ok(matches!(done, CommitOutcome::Committed { .. }))
+        })?;
+        let outcome = outcome.ok_or_else(|| Error::failed("the commit was not tried"))?;
         if let CommitOutcome::Committed { seq, .. } = &outcome {
             leave(context, &row)?;
             // a commit that was reported survives a power cut

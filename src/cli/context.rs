@@ -64,6 +64,25 @@ pub trait Host: Send + Sync {
     /// Where a mount below would be taken away, or the device does not answer.
     fn show(&self, dev: u64, live: Live) -> Result<()>;
 
+    /// Begins a transaction and makes a mount's root show it. Nothing is served in between, so that no change is made
+    /// that the transaction does not see.
+    ///
+    /// # Errors
+    /// Those of `begin`, and as for [`Host::show`].
+    fn begin(&self, dev: u64, branch: BranchId, begin: &mut dyn FnMut() -> Result<TxnRow>) -> Result<()> {
+        let row = begin()?;
+        self.show(dev, Live { branch, txn: Some(row.id) })
+    }
+
+    /// Commits a transaction, and makes the mount that shows it show its branch again where `commit` says that it is
+    /// done. Nothing is served in between, so that no change is made too late for the one and too early for the other.
+    ///
+    /// # Errors
+    /// Those of `commit`, and as for [`Host::show`].
+    fn commit(&self, _txn: TxnId, commit: &mut dyn FnMut() -> Result<bool>) -> Result<()> {
+        commit().map(|_| ())
+    }
+
     /// Brings every page that programs wrote, mapped ones too, from the kernel to the engine.
     ///
     /// # Errors

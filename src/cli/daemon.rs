@@ -25,10 +25,10 @@ use crate::audit::{ProcessSink, ProcessTable};
 use crate::control::{self, Failure, Peer, Reply, Request, Server, Service, Session};
 use crate::engine::{Engine, EventDraft, FsError, Options};
 use crate::fuse::{self, MountError};
-use crate::store::Mutation;
-use crate::types::{At, Caller, Clock, Op, ProcId, Seq, SystemClock, View};
+use crate::store::{Mutation, TxnRow};
+use crate::types::{At, BranchId, Caller, Clock, Op, ProcId, Seq, SystemClock, TxnId, View};
 use crate::version::{RefContext, refs};
-use crate::vfs::{History, SessionOptions, Vfs};
+use crate::vfs::{History, OpenFiles, SessionOptions, Vfs};
 
 use super::app::{BUSY_WAIT_MS, OpenError, PING, open_engine};
 use super::context::{Context, Host, LIVE_BRANCH, Live, MountState, Origin, stored_branch};
@@ -382,6 +382,35 @@ impl Host for Daemon {
         })?;
         for mounted in self.mounts.lock().iter_mut().filter(|mounted| mounted.dev == dev) {
             mounted.live = live;
+        }
+        Ok(())
+    }
+
+    fn begin(&self, dev: u64, branch: BranchId, begin: &mut dyn FnMut() -> Result<TxnRow>) -> Result<()> {
+        let Some(mount) = self.find(dev) else { return begin().map(|_| ()) };
+        let mut txn = None;
+        mount.paused(|| {
+            let row = begin()?;
+            txn = Some(row.id);
+            Ok::<_, Error>(Some((View::live(row.branch), OpenFiles::Stay)))
+        })?;
+        for mounted in self.mounts.lock().iter_mut().filter(|mounted| mounted.dev == dev) {
+            mounted.live = Live { branch, txn };
+        }
+        Ok(())
+    }
+
+    fn commit(&self, txn: TxnId, commit: &mut dyn FnMut() -> Result<bool>) -> Result<()> {
+        let shown = |mounted: &&Mounted| mounted.live.txn == Some(txn);
+        let found = self.mounts.lock().iter().find(shown).map(|m| (Arc::clone(&m.mount), m.dev, m.live.branch));
+        let Some((mount, dev, branch)) = found else { return commit().map(|_| ()) };
+        let mut done = false;
+        mount.paused(|| {
+            done = commit()?;
+            Ok::<_, Error>(done.then_some((View::live(branch), OpenFiles::Follow)))
+        })?;
+        for mounted in self.mounts.lock().iter_mut().filter(|mounted| mounted.dev == dev && done) {
+            mounted.live.txn = None;
         }
         Ok(())
     }

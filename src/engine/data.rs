@@ -401,6 +401,25 @@ impl Engine {
         Ok((open.view, open.ino))
     }
 
+    /// Makes open files those of another growing branch, which has the same inodes: what is written through them from
+    /// now on is written there.
+    pub fn adopt(&self, handles: &[Handle], branch: crate::types::BranchId) -> Result<()> {
+        let to = View::live(branch);
+        let mut core = self.enter(to)?;
+        for handle in handles {
+            let Ok(open) = core.handle(*handle).cloned() else { continue };
+            let node = core.node(to, open.ino)?;
+            node.file()?;
+            node.opens += 1;
+            if let Some(kept) = core.handles.get_mut(&handle.0) {
+                (kept.view, kept.wrote) = (to, false);
+            }
+            core.closed(&open)?;
+        }
+        self.queued(&mut core);
+        Ok(())
+    }
+
     /// The event that made the present content of an inode, of one too that was removed a moment ago.
     pub fn content_point(&self, view: View, ino: Ino) -> Result<Seq> {
         Ok(self.enter(view)?.node(view, ino)?.row.content_seq)

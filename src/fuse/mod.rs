@@ -19,7 +19,7 @@ use self::adapter::{Adapter, Negotiation};
 use self::invalidate::Invalidator;
 use crate::engine::FsError;
 use crate::types::View;
-use crate::vfs::{Held, Session, SessionOptions, Vfs};
+use crate::vfs::{Held, OpenFiles, Session, SessionOptions, Vfs};
 
 /// How a session is mounted.
 #[derive(Clone, Debug)]
@@ -182,6 +182,26 @@ impl MountHandle {
     pub fn switch(&self, to: View) -> Result<(), MountError> {
         self.flush_writers();
         let notices = self.session.switch(to, &self.mount_points_inside())?;
+        self.invalidator.send_all(&notices);
+        Ok(())
+    }
+
+    /// Does something while nothing is served, and then makes the root show what it says, if anything.
+    ///
+    /// # Errors
+    /// Those of `act`, and as for [`MountHandle::switch`].
+    pub fn paused<E: From<MountError>>(
+        &self,
+        act: impl FnOnce() -> Result<Option<(View, OpenFiles)>, E>,
+    ) -> Result<(), E> {
+        self.flush_writers();
+        let inside = self.mount_points_inside();
+        let mut pause = self.session.pause();
+        let notices = match act()? {
+            Some((to, open)) => pause.show(to, &inside, open).map_err(|error| MountError::from(error).into())?,
+            None => Vec::new(),
+        };
+        drop(pause);
         self.invalidator.send_all(&notices);
         Ok(())
     }

@@ -13,7 +13,7 @@ fn writes(flags: i32) -> bool {
 impl Tree<'_> {
     pub(super) fn opened(&self, node: NodeId, handle: Handle, flags: i32) {
         self.session.nodes.opened(node, writes(flags));
-        self.session.handles.lock().insert(handle);
+        self.session.handles.lock().insert(handle, node);
     }
 
     /// Opens a file.
@@ -171,7 +171,7 @@ impl Session {
     /// What sealing its content gives; the file is closed all the same.
     pub fn release(&self, node: NodeId, handle: Handle, flags: i32) -> Result<()> {
         let gone = self.nodes.closed(node, writes(flags));
-        let known = self.handles.lock().remove(&handle);
+        let known = self.handles.lock().remove(&handle).is_some();
         let released = if known { self.vfs.engine.release(handle) } else { Ok(()) };
         if gone {
             self.unpin(node);

@@ -30,7 +30,7 @@ pub use node::{NodeId, Slot, Usage};
 pub use notice::{Notice, Sink};
 pub use session::{Entry, History, LONG, Session, SessionOptions, Tree};
 pub use special::SpecialNames;
-pub use switch::{Difference, Held};
+pub use switch::{Difference, Held, OpenFiles, Pause};
 
 use crate::audit::ProcessTable;
 use crate::engine::{Changed, Engine, FsError, Observer, Result};

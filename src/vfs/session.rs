@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use super::Vfs;
 use super::listing::Stream;
@@ -87,7 +87,7 @@ pub struct Session {
     pub(super) streams: Mutex<FxHashMap<u64, Arc<Stream>>>,
     pub(super) next_stream: AtomicU64,
     /// Open files, to be closed when the connection ends without their release.
-    pub(super) handles: Mutex<FxHashSet<Handle>>,
+    pub(super) handles: Mutex<FxHashMap<Handle, NodeId>>,
     sink: RwLock<Option<Sink>>,
     dead: AtomicBool,
 }
@@ -175,7 +175,7 @@ impl Session {
         drop(self.live.write());
         *self.sink.write() = None;
         self.streams.lock().clear();
-        for handle in std::mem::take(&mut *self.handles.lock()) {
+        for handle in std::mem::take(&mut *self.handles.lock()).into_keys() {
             if let Err(error) = self.vfs.engine.release(handle) {
                 log::debug!("closing a file at the end of a mount: {error}");
             }

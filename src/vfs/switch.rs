@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
+use parking_lot::RwLockWriteGuard;
 use rustc_hash::FxHashMap;
 
 use super::node::{NodeId, Slot};
 use super::notice::Notice;
 use super::session::Session;
-use crate::engine::{Engine, FsError, Result};
+use crate::engine::{Engine, FsError, Handle, Result};
 use crate::store::ReadTxn;
 use crate::types::{At, BranchId, Ino, Kind, Lineage, Name, Seq, View};
 
@@ -85,6 +86,32 @@ pub struct Held {
     pub ino: Ino,
 }
 
+/// What becomes of open files in a switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenFiles {
+    /// They stay what they were opened as.
+    Stay,
+    /// They become the new branch's, where it has them: a transaction was committed to it.
+    Follow,
+}
+
+/// A session that serves nothing for the moment.
+pub struct Pause<'a> {
+    session: &'a Session,
+    live: RwLockWriteGuard<'a, View>,
+}
+
+impl Pause<'_> {
+    /// Makes the live tree show another view and returns what the kernel must forget. `held` as for
+    /// [`Session::switch`].
+    ///
+    /// # Errors
+    /// As for [`Session::switch`].
+    pub fn show(&mut self, to: View, held: &[Vec<u8>], open: OpenFiles) -> Result<Vec<Notice>> {
+        self.session.switch_paused(&mut self.live, to, held, open)
+    }
+}
+
 impl Session {
     /// The entries of the live tree that lead to mount points, given by their paths from its root.
     pub fn held(&self, paths: &[Vec<u8>]) -> Vec<Held> {
@@ -112,23 +139,45 @@ impl Session {
     /// # Errors
     /// `Busy` where a mount point would vanish; nothing has changed then.
     pub fn switch(&self, to: View, held: &[Vec<u8>]) -> Result<Vec<Notice>> {
+        self.switch_paused(&mut self.live.write(), to, held, OpenFiles::Stay)
+    }
+
+    /// Waits for the requests that are being served, and serves none until the pause is dropped.
+    pub fn pause(&self) -> Pause<'_> {
+        Pause { session: self, live: self.live.write() }
+    }
+
+    fn switch_paused(&self, live: &mut View, to: View, held: &[Vec<u8>], open: OpenFiles) -> Result<Vec<Notice>> {
         let engine = &self.vfs.engine;
-        let mut live = self.live.write();
         let from = *live;
         if from == to {
             return Ok(Vec::new());
         }
         engine.getattr(to, Ino::ROOT)?;
         // Shown first, so that changes of the new branch that come while we compare are spread to us.
-        self.show(&mut live, to);
-        let planned = self.plan(from, to, held);
+        self.show(live, to);
+        let planned = self.plan(from, to, held, open);
         if planned.is_err() {
-            self.show(&mut live, from);
+            self.show(live, from);
         }
         planned
     }
 
-    fn plan(&self, from: View, to: View, held: &[Vec<u8>]) -> Result<Vec<Notice>> {
+    /// The open files of the live tree that can become another branch's, which has them too.
+    fn adoptable(&self, to: View) -> FxHashMap<Handle, Ino> {
+        let pins = self.pins.read();
+        let other = self.slots.find(to);
+        let can = |node: NodeId| {
+            node.slot() == Slot::LIVE
+                && !pins.contains_key(&node.ino())
+                && other.and_then(|slot| self.nodes.usage(NodeId::new(slot, node.ino()))).is_none_or(|u| u.opens == 0)
+                && self.vfs.engine.getattr(to, node.ino()).is_ok_and(|attr| attr.kind == Kind::File && attr.nlink > 0)
+        };
+        let handles = self.handles.lock();
+        handles.iter().filter(|(_, node)| can(**node)).map(|(handle, node)| (*handle, node.ino())).collect()
+    }
+
+    fn plan(&self, from: View, to: View, held: &[Vec<u8>], open: OpenFiles) -> Result<Vec<Notice>> {
         let engine = &self.vfs.engine;
         for view in [from, to] {
             if view.at == At::Live {
@@ -138,11 +187,19 @@ impl Session {
         let difference = Difference::between(engine, from, to)?;
         let is_dir = |ino: Ino| engine.getattr(from, ino).or_else(|_| engine.getattr(to, ino)).is_ok_and(is_dir);
 
+        let followers = match open {
+            OpenFiles::Stay => FxHashMap::default(),
+            OpenFiles::Follow => self.adoptable(to),
+        };
+        let adopted: BTreeSet<Ino> = followers.values().copied().collect();
+
         // Files whose usual node stays behind: open ones, and known ones that differ.
         let mut pinned: BTreeSet<Ino> = BTreeSet::new();
         let mut stale: BTreeSet<Ino> = self.pins.read().keys().copied().collect();
         let known = self.nodes.collect(|node, usage| {
-            node.slot() == Slot::LIVE && (usage.opens > 0 || difference.inodes.contains(&node.ino()))
+            node.slot() == Slot::LIVE
+                && !adopted.contains(&node.ino())
+                && (usage.opens > 0 || (open == OpenFiles::Stay && difference.inodes.contains(&node.ino())))
         });
         for node in known {
             let ino = node.ino();
@@ -184,6 +241,9 @@ impl Session {
             }
         }
 
+        if !followers.is_empty() {
+            engine.adopt(&followers.into_keys().collect::<Vec<_>>(), to.branch)?;
+        }
         if from.at == At::Live {
             let mut pins = self.pins.write();
             pins.extend(pinned.iter().map(|ino| (*ino, from.branch)));

@@ -162,8 +162,44 @@ fn pages_written_in_a_transaction_are_in_its_commit_and_gone_with_its_rollback()
         // The process that has them open goes on unharmed, a page that it had not touched included.
         assert_eq!(process.tell("m[4096:4100] + w[0:4] + os.pread(f, 5, 0)"), "....iiiifirst");
         assert_eq!(process.tell("str(os.fstat(t).st_size)"), "9000");
+        // What it writes now goes where its transaction went.
+        assert_eq!(process.tell("os.pwrite(f, b'LATE', 100); m[200:206] = b'MAPPED'; m.flush()"), "None");
+        assert_eq!(process.tell("os.pwrite(t, b'LATE', 9000); str(os.fstat(t).st_size)"), "None");
+        assert_eq!(process.tell("str(os.fstat(t).st_size) + str(os.pread(t, 9, 8998))"), "9004b'iiLATE'");
+        for mount in [m.clone(), world.path("n")] {
+            let pages = sh(&mount, "tr -d . < $D/pages");
+            assert_eq!(pages, if commits { "firstLATEMAPPEDlast" } else { "" });
+            assert_eq!(fs::metadata(mount.join("only-inside")).map(|meta| meta.len()).ok(), commits.then_some(9004));
+        }
         assert!(process.ends_well());
     }
+}
+
+#[test]
+fn nothing_that_is_done_while_a_transaction_begins_or_is_committed_is_lost() {
+    let (world, _) = two_mounts();
+    let mut process = Process::in_dir(&world.m(""));
+    process.tell("import threading");
+    process.tell("log = os.open('log', os.O_WRONLY | os.O_CREAT | os.O_APPEND); done = []; counts = []; failures = []");
+    process.tell("put = lambda n: (os.write(log, b'%d\\n' % n), os.mkdir('made-%d' % n), os.rmdir('made-%d' % (n - 2)) if n > 1 else 0)");
+    process.tell("work = lambda n: (put(n), counts.append(n))");
+    process.tell("exec('def run():\\n n = 0\\n while not done:\\n  try:\\n   work(n)\\n  except OSError as e:\\n   failures.append(str(e))\\n  n += 1')");
+    process.tell("t = threading.Thread(target=run); t.start()");
+    for _ in 0..8 {
+        world.in_m(&["begin"]);
+        world.in_m(&["commit"]);
+    }
+    process.tell("done.append(1); t.join()");
+    assert_eq!(process.tell("str(failures)"), "[]");
+    let count: usize = process.tell("str(len(counts))").parse().unwrap();
+    assert!(count > 8, "{count}");
+    let lines = fs::read_to_string(world.m("log")).unwrap();
+    assert_eq!(lines.lines().count(), count);
+    assert!(lines.lines().enumerate().all(|(n, line)| line == n.to_string()), "{lines}");
+    let made = fs::read_dir(world.m("")).unwrap().flatten();
+    let made: Vec<_> = made.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"made-")).collect();
+    assert_eq!(made.len(), 2);
+    assert!(process.ends_well());
 }
 
 #[test]
