@@ -96,6 +96,11 @@ impl Chain {
         Ok(chain)
     }
 
+    /// Whether the database has no link yet.
+    pub fn is_new(&self) -> bool {
+        self.number == 0
+    }
+
     /// Returns the last digest and the last event that it covers.
     pub fn head(&self) -> (Digest, Seq) {
         (self.head, self.seq)

@@ -50,7 +50,7 @@ impl Engine {
         core.branches.get(&from.branch).ok_or(FsError::NotFound)?;
         let base = match from.at {
             At::Live => {
-                core.seal_all(Some(from.branch))?;
+                core.cut_point(Some(from.branch))?;
                 core.counters.seq
             }
             At::AsOf(seq) => seq.min(core.counters.seq),
@@ -92,7 +92,7 @@ impl Engine {
         let mut row = row;
         if row.dropped.is_some() && old.dropped.is_none() {
             row.dropped = Some(moment.seq);
-            core.seal_all(Some(row.id))?;
+            core.cut_point(Some(row.id))?;
         }
         let new = if row.dropped.is_some() { None } else { row.name.clone() };
         let draft = EventDraft { op: Op::Branch, txn: None, old: old.name, new };
@@ -117,7 +117,7 @@ impl Engine {
         let branch = match &row {
             Some(row) => {
                 core.check_free(name)?;
-                core.seal_all(Some(row.branch))?;
+                core.cut_point(Some(row.branch))?;
                 row.branch
             }
             None => core.tags.get(name).ok_or(FsError::NotFound)?.branch,
@@ -159,7 +159,7 @@ impl Engine {
         let mut core = self.core();
         core.writable()?;
         if !is_open(row.state) {
-            core.seal_all(Some(row.branch))?;
+            core.cut_point(Some(row.branch))?;
         }
         let moment = core.moment();
         core.drafted(row.target, moment, draft, caller);
@@ -212,7 +212,7 @@ impl Engine {
         let view = View::live(branch);
         let mut core = self.enter(view)?;
         core.writable()?;
-        core.seal_all(Some(branch))?;
+        core.cut_point(Some(branch))?;
         validate(core.last_of.get(&branch).copied().unwrap_or_default())?;
         for observer in self.shared.observers.read().iter() {
             observer.allows(&changes)?;

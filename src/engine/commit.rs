@@ -12,7 +12,7 @@ use parking_lot::MutexGuard;
 use super::core::Core;
 use super::{Engine, FsError, Result, Shared};
 use crate::audit::Chain;
-use crate::store::{ChunkData, DigestRow, Group, Mutation, StoreError};
+use crate::store::{ChunkData, DigestRow, Group, Mutation, Store, StoreError};
 use crate::types::{At, BranchId, Seq, View};
 
 /// Bytes of changes at which a group is committed without waiting for its time.
@@ -111,7 +111,7 @@ impl Engine {
         }
         let mut need = Seq::ZERO;
         for segment in lineage.0.iter().filter(|s| s.cut != Seq::MAX) {
-            core.seal_all(Some(segment.branch))?;
+            core.cut_point(Some(segment.branch))?;
             need = need.max(segment.cut);
         }
         self.wait_flushed(core, need)
@@ -176,7 +176,7 @@ impl Engine {
     /// Seals every file with unsealed writes on a branch (on all for `None`): a cut point. Returns the point.
     pub fn seal(&self, branch: Option<BranchId>) -> Result<Seq> {
         let mut core = self.core();
-        core.seal_all(branch)?;
+        core.cut_point(branch)?;
         let point = core.counters.seq;
         self.queued(&mut core);
         Ok(point)
@@ -185,7 +185,7 @@ impl Engine {
     /// Makes everything so far durable and returns the point reached.
     pub fn sync(&self) -> Result<Seq> {
         let mut core = self.core();
-        core.seal_all(None)?;
+        core.cut_point(None)?;
         let point = core.counters.seq;
         self.wait_durable(&mut core, point)?;
         Ok(point)
@@ -194,7 +194,7 @@ impl Engine {
     /// As [`Engine::sync`], but returns at once; `done` is called when it is done.
     pub fn sync_then(&self, done: Done) {
         let mut core = self.core();
-        if let Err(error) = core.seal_all(None) {
+        if let Err(error) = core.cut_point(None) {
             drop(core);
             return done(Err(error));
         }
@@ -409,6 +409,19 @@ impl Core {
             other => StoreError::Backend(other.to_string()),
         });
     }
+}
+
+/// Covers what a new database holds with the first link, so that it can be verified before any change.
+pub(super) fn begin_chain(store: &dyn Store, chain: &mut Chain) -> std::result::Result<(), StoreError> {
+    let counters = store.read()?.counters()?;
+    let mut group = Group { mutations: Vec::new(), counters };
+    let Some(link) = chain.link(&group, &|chunk| store.read()?.chunk_hash(chunk))? else { return Ok(()) };
+    group.mutations.push(Mutation::Digest(link.clone()));
+    let mut txn = store.write()?;
+    txn.apply(&group)?;
+    txn.commit(true)?;
+    chain.advance(&link);
+    Ok(())
 }
 
 /// Computes the link of the chain of digests that covers a group.

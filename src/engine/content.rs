@@ -434,7 +434,6 @@ impl Core {
         for (_, view, ino) in files {
             self.seal_file(view, ino)?;
         }
-        self.cut = self.queue.len();
         Ok(())
     }
 

@@ -160,22 +160,21 @@ impl Core {
             self.push(Mutation::Orphan { branch, ino, open: false });
         }
         let open: Vec<TxnRow> = self.txns.values().filter(|t| is_open(t.state)).cloned().collect();
+        let mut ended = FxHashSet::default();
         for mut row in open {
-            match row.kind {
-                TxnKind::Run => {
-                    let moment = self.moment();
-                    let draft = EventDraft { op: Op::Rollback, txn: Some(row.id), old: None, new: None };
-                    row.state = TxnState::RolledBack;
-                    row.ended = Some(moment.seq);
-                    row.ended_time = Some(moment.time);
-                    self.drafted(row.target, moment, draft, &Caller::default());
-                }
-                TxnKind::Begin | TxnKind::Merge | TxnKind::Undo | TxnKind::Redo | TxnKind::Restore => {
-                    if row.state != TxnState::Open {
-                        continue;
-                    }
-                    row.state = TxnState::Interrupted;
-                }
+            // An inner transaction has a higher number than the one that it changes, and ends with it.
+            if row.kind == TxnKind::Run || ended.contains(&row.target) {
+                ended.insert(row.branch);
+                let moment = self.moment();
+                let draft = EventDraft { op: Op::Rollback, txn: Some(row.id), old: None, new: None };
+                row.state = TxnState::RolledBack;
+                row.ended = Some(moment.seq);
+                row.ended_time = Some(moment.time);
+                self.drafted(row.target, moment, draft, &Caller::default());
+            } else if row.state == TxnState::Open {
+                row.state = TxnState::Interrupted;
+            } else {
+                continue;
             }
             self.keep_txn(row);
         }
@@ -544,6 +543,15 @@ impl Core {
         node.dirty = generation;
         node.dir_mut()?.due = Some(moment.seq);
         self.due.insert((view.branch, dir));
+        Ok(())
+    }
+
+    /// A cut point: unsealed writes of a branch (of all for `None`) become versions, directories' times
+    /// too, and no later change shares a version with what is queued now.
+    pub fn cut_point(&mut self, branch: Option<BranchId>) -> Result<()> {
+        self.seal_all(branch)?;
+        self.emit_due()?;
+        self.cut = self.queue.len();
         Ok(())
     }
 

@@ -203,6 +203,10 @@ impl Engine {
     /// # Errors
     /// What the store reports.
     pub fn open(store: Arc<dyn Store>, clock: Arc<dyn Clock>, options: Options) -> Result<Arc<Engine>> {
+        let mut chain = Chain::load(store.read()?.as_ref())?;
+        if chain.is_new() {
+            commit::begin_chain(store.as_ref(), &mut chain)?;
+        }
         let mut core = Core::load_all(store.clone(), clock, options)?;
         core.recover()?;
         let shared = Arc::new(Shared {
@@ -216,7 +220,6 @@ impl Engine {
             observers: RwLock::new(Vec::new()),
         });
         let mut threads = Vec::new();
-        let chain = Chain::load(shared.store.read()?.as_ref())?;
         let writer = shared.clone();
         threads.push(spawn("stone-writer", move || commit::write_groups(&writer, chain))?);
         let checkpointer = shared.clone();

@@ -1,7 +1,7 @@
 //! Resolves the small numbers of an operation against the reference's state.
 
 use stonefs::engine::Handle;
-use stonefs::types::{BranchId, Ino, Kind, Seq, View};
+use stonefs::types::{BranchId, Ino, Kind, Seq, TxnId, View};
 
 use crate::acl;
 use crate::operation::{Place, Target};
@@ -24,6 +24,18 @@ impl Oracle {
     pub fn branch(&self, number: u8) -> BranchId {
         let live = self.live();
         live[usize::from(number) % live.len()]
+    }
+
+    /// A branch with a name: transactions are neither forked nor tagged.
+    pub fn named_branch(&self, number: u8) -> BranchId {
+        let named: Vec<BranchId> =
+            self.live().into_iter().filter(|id| self.world.branches[id].name.is_some()).collect();
+        named[usize::from(number) % named.len()]
+    }
+
+    pub fn txn(&self, number: u8) -> Option<TxnId> {
+        let txns = &self.world.txns;
+        txns.keys().nth(usize::from(number) % txns.len().max(1)).copied()
     }
 
     pub fn view(&self, branch: u8) -> View {

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use stonefs::engine::{Engine, Fallocate, FsError, Handle, Options, RenameMode, Whence, XattrMode};
-use stonefs::store::{EventFilter, InitOptions, Store, TagRow};
+use stonefs::store::{BranchRow, EventFilter, InitOptions, Store, TagRow, TxnKind};
 use stonefs::types::{
-    At, Attr, BranchId, Caller, Clock, FixedClock, Ino, Kind, ProcId, Seq, SetAttr, SetTime, Timestamp, View,
+    At, Attr, BranchId, Caller, Clock, FixedClock, Ino, Kind, Op, ProcId, Seq, SetAttr, SetTime, Timestamp, View,
 };
+use stonefs::version::txn::{self, BeginOptions, CommitOptions, CommitOutcome};
 
 use crate::acl::{self, Acl};
 use crate::choose::{BRANCHES, NO_INODE, XATTRS, bytes, open_flags};
@@ -16,6 +17,7 @@ use crate::observe::{Check, Rules, check_paths, ensure, observe, same_attr, sett
 use crate::operation::{LENGTHS, OFFSETS, Operation, Place, SPANS};
 use crate::oracle::{Exactness, Oracle};
 use crate::tree::{Birth, Body, Node, Outcome, Tree};
+use crate::txn::Txn;
 
 /// The start of every run's clock.
 const START: i64 = 1_700_000_000_000_000_000;
@@ -28,6 +30,9 @@ fn caller(who: u8) -> Caller {
 pub struct Pair {
     /// Where the database is; removed with the run.
     directory: tempfile::TempDir,
+    memory: Memory,
+    /// The events that the record must have: somewhere in a stretch of numbers, of a kind.
+    events: Vec<(Seq, Seq, Op)>,
     clock: Arc<FixedClock>,
     /// `None` between a crash and the next opening.
     engine: Option<Arc<Engine>>,
@@ -45,8 +50,21 @@ fn scratch() -> tempfile::TempDir {
     made.expect("a directory for the database")
 }
 
-fn options() -> Options {
-    Options { group_ms: 2, ..Options::default() }
+/// How much the engine may keep in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// Enough for everything.
+    Ample,
+    /// Next to nothing: what was written out is dropped and read again.
+    Little,
+}
+
+fn options(memory: Memory) -> Options {
+    let ample = Options { group_ms: 2, ..Options::default() };
+    match memory {
+        Memory::Ample => ample,
+        Memory::Little => Options { inodes_max: 2, blocks_max: 1000, dirty_max: 300_000, ..ample },
+    }
 }
 
 fn open_store(directory: &Path, create: Option<&InitOptions>) -> Check<Arc<dyn Store>> {
@@ -54,8 +72,8 @@ fn open_store(directory: &Path, create: Option<&InitOptions>) -> Check<Arc<dyn S
 }
 
 /// Runs operations; the message says which one failed and how.
-pub fn run(operations: &[Operation]) -> Check<()> {
-    let mut pair = Pair::new()?;
+pub fn run(memory: Memory, operations: &[Operation]) -> Check<()> {
+    let mut pair = Pair::new(memory)?;
     for (index, operation) in operations.iter().enumerate() {
         pair.step(operation).map_err(|error| format!("operation {index}, {operation:?}: {error}"))?;
     }
@@ -63,12 +81,12 @@ pub fn run(operations: &[Operation]) -> Check<()> {
 }
 
 impl Pair {
-    pub fn new() -> Check<Pair> {
+    pub fn new(memory: Memory) -> Check<Pair> {
         let directory = scratch();
         let clock = Arc::new(FixedClock::new(Timestamp(START)));
         let init = InitOptions { now: clock.now(), uid: 0, gid: 0, settings: Vec::new() };
         let store = open_store(directory.path(), Some(&init))?;
-        let engine = Engine::open(store, clock.clone(), options()).map_err(|error| format!("open: {error}"))?;
+        let engine = Engine::open(store, clock.clone(), options(memory)).map_err(|error| format!("open: {error}"))?;
         let view = View::live(BranchId::MAIN);
         let seen = observe(&engine, view, &|_| BTreeSet::new())?;
         let root = seen.tree.nodes[&Ino::ROOT].clone();
@@ -76,7 +94,17 @@ impl Pair {
         let last = engine.point();
         let oracle = Oracle::new(root, last.0);
         let given = BTreeSet::from([Ino::ROOT]);
-        Ok(Pair { directory, clock, engine: Some(engine), oracle, given, last, looked: BTreeMap::new() })
+        Ok(Pair {
+            directory,
+            memory,
+            events: Vec::new(),
+            clock,
+            engine: Some(engine),
+            oracle,
+            given,
+            last,
+            looked: BTreeMap::new(),
+        })
     }
 
     // ---- comparing -----------------------------------------------------------------------------
@@ -123,7 +151,7 @@ impl Pair {
             At::AsOf(seq) if !present => self.oracle.sharing(view.branch, ino, seq).into_iter().cloned().collect(),
             At::Live | At::AsOf(_) => Vec::new(),
         };
-        settle(expected, &seen, &Rules { dir_times, exactness, sharing: &sharing })
+        settle(expected, &seen, &Rules { dir_times, merged: false, exactness, sharing: &sharing })
             .map_err(|error| format!("{view:?}: {error}"))
     }
 
@@ -165,14 +193,19 @@ impl Pair {
     }
 
     fn compare_branches(&self) -> Check<()> {
-        let mut have: Vec<_> = self.engine().branches().into_iter().filter(|b| b.dropped.is_none()).collect();
+        let named = |row: &BranchRow| row.dropped.is_none() && row.name.is_some();
+        let mut have: Vec<_> = self.engine().branches().into_iter().filter(named).collect();
         have.sort_by_key(|row| row.id);
         let have: Vec<_> = have.into_iter().map(|row| (row.id, row.name, row.parent.map(|p| (p, row.base)))).collect();
-        let want = self.oracle.world.branches.iter().filter(|(_, b)| !b.dropped);
+        let want = self.oracle.world.branches.iter().filter(|(_, b)| !b.dropped && b.name.is_some());
         let want: Vec<_> = want.map(|(&id, b)| (id, b.name.clone(), b.base)).collect();
         ensure!(have == want, "branches are {have:?}, must be {want:?}");
         let have: BTreeMap<_, _> =
             self.engine().tags().into_iter().map(|row| (row.name, View::as_of(row.branch, row.seq))).collect();
+        let txns = txn::open_ones(self.engine()).into_iter().map(|row| (row.id, row.branch, row.target));
+        let txns: Vec<_> = txns.collect();
+        let want: Vec<_> = self.oracle.world.txns.iter().map(|(&id, txn)| (id, txn.branch, txn.target)).collect();
+        ensure!(txns == want, "open transactions are {txns:?}, must be {want:?}");
         ensure!(have == self.oracle.world.tags, "tags are {have:?}, must be {:?}", self.oracle.world.tags);
         Ok(())
     }
@@ -192,6 +225,7 @@ impl Pair {
         if outcome == Effect::Event {
             ensure!(after.0 > before.0, "an event of its own has no number: still {after:?}");
             ensure!(after.1 > before.1, "an event has no later time than the one before: {after:?}");
+            self.events.extend(recorded_as(operation).map(|op| (before.0, after.0, op)));
         }
         self.last = after;
         self.oracle.record(after.0, outcome == Effect::Cut);
@@ -523,7 +557,7 @@ impl Pair {
             }
             Operation::Fork { branch, back, name } => self.fork(branch, back, name)?,
             Operation::RenameBranch { branch, name } => {
-                let id = self.oracle.branch(branch);
+                let id = self.oracle.named_branch(branch);
                 let name = BRANCHES[usize::from(name) % BRANCHES.len()];
                 if self.oracle.name_taken(name) || id == BranchId::MAIN {
                     return Ok(Effect::Nothing);
@@ -535,7 +569,7 @@ impl Pair {
                 Effect::Event
             }
             Operation::DropBranch { branch } => {
-                let id = self.oracle.branch(branch);
+                let id = self.oracle.named_branch(branch);
                 let parent = |b: &crate::oracle::Branch| b.base.is_some_and(|(parent, _)| parent == id);
                 let open = self.oracle.handles.values().any(|(_, open)| open.view.branch == id);
                 let tagged = self.oracle.world.tags.values().any(|view| view.branch == id);
@@ -549,7 +583,7 @@ impl Pair {
                 Effect::Event
             }
             Operation::Tag { branch, back, name } => {
-                let (branch, seq) = (self.oracle.branch(branch), self.oracle.point(back));
+                let (branch, seq) = (self.oracle.named_branch(branch), self.oracle.point(back));
                 let name = BRANCHES[usize::from(name) % BRANCHES.len()];
                 if self.oracle.name_taken(name) || self.oracle.past(branch, seq).is_none() {
                     return Ok(Effect::Nothing);
@@ -583,6 +617,15 @@ impl Pair {
                 let view = View::as_of(live.branch, self.oracle.point(back));
                 self.write_past(view, ino, what)?;
                 Effect::Nothing
+            }
+            Operation::Begin { branch, run } => self.begin(branch, run)?,
+            Operation::Commit { txn } => self.commit(txn)?,
+            Operation::Rollback { txn } => {
+                let Some(id) = self.oracle.txn(txn) else { return Ok(Effect::Nothing) };
+                self.close_handles(&self.oracle.inside(id))?;
+                txn::rollback(&engine, id, &caller(0)).map_err(|error| format!("rollback: {error}"))?;
+                self.oracle.world.end_txn(id);
+                Effect::Event
             }
             Operation::Seal { branch } => {
                 let branch = branch.map(|branch| self.oracle.branch(branch));
@@ -666,7 +709,7 @@ impl Pair {
                     at >= offset && (at < size || (at == size && whence == Whence::Hole)),
                     "found {at} from {offset} of {size}"
                 );
-                let (from, to) = if whence == Whence::Data { (offset, at) } else { (at, (at + 4096).min(size)) };
+                let (from, to) = if whence == Whence::Data { (offset, at) } else { (at, (at + 1).min(size)) };
                 // Between here and the data, and in the hole, nothing but zeros.
                 let first = content.pages().map(|page| page * 4096).find(|&start| start + 4096 > from && start < to);
                 let zeros = first.is_none_or(|first| {
@@ -683,7 +726,7 @@ impl Pair {
         if self.oracle.live().len() >= 5 {
             return Ok(Effect::Nothing);
         }
-        let parent = self.oracle.branch(branch);
+        let parent = self.oracle.named_branch(branch);
         let name = BRANCHES[usize::from(name) % BRANCHES.len()];
         let view = match back {
             Some(back) => View::as_of(parent, self.oracle.point(back)),
@@ -720,6 +763,92 @@ impl Pair {
         Ok(Effect::Event)
     }
 
+    fn begin(&mut self, branch: u8, run: bool) -> Check<Effect> {
+        if self.oracle.world.txns.len() >= 3 {
+            return Ok(Effect::Nothing);
+        }
+        let target = self.oracle.branch(branch);
+        let inside_run = self.oracle.world.txns.values().any(|txn| txn.branch == target && txn.run);
+        let point = self.engine().seal(Some(target)).map_err(|error| error.to_string())?;
+        self.oracle.seal(Some(target), point);
+        self.oracle.record(point, false);
+        let options = BeginOptions {
+            target,
+            kind: if run { TxnKind::Run } else { TxnKind::Begin },
+            serializable: false,
+            message: String::new(),
+            label: String::new(),
+        };
+        let row = txn::begin(self.engine(), &options, &caller(0)).map_err(|error| format!("begin: {error}"))?;
+        ensure!(row.base >= point, "a transaction begun at {point} sees {}", row.base);
+        let tree = self.oracle.world.trees[&target].clone();
+        self.oracle.fork(row.branch, None, (target, row.base), tree);
+        let base = Arc::new(self.oracle.world.trees[&row.branch].clone());
+        let entry = Txn { branch: row.branch, target, base, run: run || inside_run };
+        ensure!(self.oracle.world.txns.insert(row.id, entry).is_none(), "T{} was used before", row.id);
+        Ok(Effect::Event)
+    }
+
+    /// Closes what is open in these branches, as the end of a transaction's session does.
+    fn close_handles(&mut self, branches: &[BranchId]) -> Check<()> {
+        let open = self.oracle.handles.values();
+        let inside: Vec<Handle> =
+            open.filter(|(_, open)| branches.contains(&open.view.branch)).map(|(handle, _)| *handle).collect();
+        for handle in inside {
+            let got = self.engine().release(handle);
+            let want = self.oracle.release(handle, self.engine().point().0);
+            self.agree(&got, &want)?;
+        }
+        self.oracle.record(self.engine().point().0, false);
+        Ok(())
+    }
+
+    fn commit(&mut self, number: u8) -> Check<Effect> {
+        let Some(id) = self.oracle.txn(number) else { return Ok(Effect::Nothing) };
+        let engine = self.engine().clone();
+        let Txn { branch, target, base, .. } = self.oracle.world.txns[&id].clone();
+        self.close_handles(&[branch])?;
+        let got = txn::commit(&engine, id, &CommitOptions::default(), &caller(0));
+        if self.oracle.inside(id).len() > 1 {
+            ensure!(got.is_err(), "a transaction with an open one inside is committed: {got:?}");
+            return Ok(Effect::Nothing);
+        }
+        let got = got.map_err(|error| format!("commit: {error}"))?;
+        let point = engine.point().0;
+        self.oracle.seal(Some(branch), point);
+        self.oracle.seal(Some(target), point);
+        let trees = &self.oracle.world.trees;
+        match (got, crate::txn::commit(&base, &trees[&target], &trees[&branch])) {
+            (CommitOutcome::Conflicted { .. }, Err(_)) => Ok(Effect::Nothing),
+            (CommitOutcome::Conflicted { conflicts, .. }, Ok(_)) => {
+                let shown: Vec<_> = conflicts.iter().map(|c| format!("{:?} {:?}", c.kind, c.path)).collect();
+                Err(format!("T{id} conflicts on {shown:?}, must commit"))
+            }
+            (CommitOutcome::Committed { .. }, Err(conflicts)) => {
+                Err(format!("T{id} is committed, must conflict on {conflicts:?}"))
+            }
+            (CommitOutcome::Committed { seq, .. }, Ok(expected)) => {
+                ensure!(seq <= point, "committed at {seq}, the point is {point}");
+                let view = View::live(target);
+                let pages = |ino: Ino| {
+                    let node = expected.nodes.get(&ino);
+                    node.and_then(Node::file)
+                        .into_iter()
+                        .flat_map(|content| content.pages().collect::<Vec<_>>())
+                        .collect()
+                };
+                let seen = observe(&engine, view, &pages)?;
+                let exactness: &dyn for<'n> Fn(&'n Node) -> Exactness<'n> = &|_| Exactness::Exact;
+                let rules = Rules { dir_times: false, merged: true, exactness, sharing: &|_| Vec::new() };
+                let settled =
+                    settle(&expected, &seen, &rules).map_err(|error| format!("T{id} in {view:?}: {error}"))?;
+                self.oracle.world.trees.insert(target, settled);
+                self.oracle.world.end_txn(id);
+                Ok(Effect::Event)
+            }
+        }
+    }
+
     /// Every kind of change must be refused in the past.
     fn write_past(&mut self, view: View, ino: Ino, what: u8) -> Check<()> {
         let engine = self.engine().clone();
@@ -750,7 +879,8 @@ impl Pair {
         self.engine = None; // and with it the lock on the database
         let store = open_store(self.directory.path(), None)?;
         let found = store.read().and_then(|read| read.counters()).map_err(|error| error.to_string())?.seq;
-        let engine = Engine::open(store, self.clock.clone(), options()).map_err(|error| format!("open: {error}"))?;
+        let engine =
+            Engine::open(store, self.clock.clone(), options(self.memory)).map_err(|error| format!("open: {error}"))?;
         self.engine = Some(engine);
         Ok(found)
     }
@@ -759,6 +889,7 @@ impl Pair {
         self.engine().close().map_err(|error| format!("close: {error}"))?;
         let point = self.engine().point().0;
         let found = self.start()?;
+        self.oracle.end_runs();
         ensure!(found >= point, "the point was {point}, is {found} after opening again");
         self.oracle.seal(None, found);
         self.oracle.forget_handles();
@@ -776,6 +907,7 @@ impl Pair {
         ensure!(found <= reached, "after the crash the point is {found}, it was {reached} before");
         self.oracle.crash(found);
         self.looked.clear();
+        self.events.retain(|(_, last, _)| *last <= found);
         self.last = self.engine().point();
         self.given = self.oracle.known();
         for branch in self.oracle.live() {
@@ -821,7 +953,7 @@ impl Pair {
         self.engine().close().map_err(|error| format!("close: {error}"))
     }
 
-    /// The record is in order: numbers and times strictly increase.
+    /// The record is complete, its numbers and times strictly increase, and everything can be verified.
     fn check_events(&self) -> Check<()> {
         let store = self.engine().store();
         let read = store.read().map_err(|error| error.to_string())?;
@@ -830,8 +962,42 @@ impl Pair {
             ensure!(pair[0].seq < pair[1].seq, "events {} and {} are out of order", pair[0].seq, pair[1].seq);
             ensure!(pair[0].time < pair[1].time, "events {} and {} have times out of order", pair[0].seq, pair[1].seq);
         }
+        for &(after, upto, op) in &self.events {
+            let found: Vec<Op> =
+                events.iter().filter(|event| event.seq > after && event.seq <= upto).map(|event| event.op).collect();
+            ensure!(found.contains(&op), "no {op:?} is recorded in e{after}..=e{upto}, but {found:?}");
+        }
+        let proof = stonefs::audit::verify(read.as_ref()).map_err(|error| error.to_string())?;
+        ensure!(proof.findings.is_empty(), "verification finds {:?}", proof.findings);
         Ok(())
     }
+}
+
+/// What an operation that is an event of its own is recorded as.
+fn recorded_as(operation: &Operation) -> Option<Op> {
+    Some(match operation {
+        Operation::Create { .. } | Operation::Mknod { kind: 0, .. } => Op::Create,
+        Operation::Mknod { .. } => Op::Mknod,
+        Operation::Mkdir { .. } => Op::Mkdir,
+        Operation::Symlink { .. } => Op::Symlink,
+        Operation::Link { .. } => Op::Link,
+        Operation::Unlink { .. } => Op::Unlink,
+        Operation::Rmdir { .. } => Op::Rmdir,
+        Operation::Rename { mode: 4.., .. } => Op::Exchange,
+        Operation::Rename { .. } => Op::Rename,
+        Operation::Chmod { .. } => Op::Chmod,
+        Operation::Chown { .. } => Op::Chown,
+        Operation::Utimens { .. } => Op::Utimens,
+        Operation::Truncate { .. } => Op::Truncate,
+        Operation::Setxattr { .. } | Operation::SetAcl { .. } => Op::Setxattr,
+        Operation::Removexattr { .. } => Op::Removexattr,
+        Operation::Fork { .. } | Operation::RenameBranch { .. } | Operation::DropBranch { .. } => Op::Branch,
+        Operation::Tag { .. } | Operation::Untag { .. } => Op::Tag,
+        Operation::Begin { .. } => Op::Begin,
+        Operation::Commit { .. } => Op::Commit,
+        Operation::Rollback { .. } => Op::Rollback,
+        _ => return None,
+    })
 }
 
 /// What an operation did to the sequence of events.

@@ -13,6 +13,7 @@ mod operation;
 mod oracle;
 mod regressions;
 mod tree;
+mod txn;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use stonefs::store::sqlite::SqliteStore;
 use stonefs::store::{InitOptions, Store};
 
+use crate::harness::Memory;
 use crate::operation::{Operation, Taste};
 
 /// Opens the database of a run, or makes it.
@@ -37,8 +39,18 @@ fn from_environment(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
+/// The stack of a run: the choice among the many kinds of operations is deep where nothing is optimised.
+const STACK: usize = 256 << 20;
+
 /// Runs random operations; half of the runs are longer than the given length, half are shorter.
 fn explore(share: usize, taste: Taste, run: fn(&[Operation]) -> Result<(), String>) {
+    let thread = std::thread::Builder::new().stack_size(STACK).spawn(move || explore_here(share, taste, run));
+    if let Err(panic) = thread.expect("a thread").join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn explore_here(share: usize, taste: Taste, run: fn(&[Operation]) -> Result<(), String>) {
     let cases = from_environment("STONE_MODEL_CASES", 256) * share / 100;
     let length = from_environment("STONE_MODEL_OPS", 100);
     let config =
@@ -55,28 +67,61 @@ fn explore(share: usize, taste: Taste, run: fn(&[Operation]) -> Result<(), Strin
     }
 }
 
+fn with_ample_memory(operations: &[Operation]) -> Result<(), String> {
+    harness::run(Memory::Ample, operations)
+}
+
+fn with_little_memory(operations: &[Operation]) -> Result<(), String> {
+    harness::run(Memory::Little, operations)
+}
+
+const EVERYTHING: Taste = Taste { names: 30, attributes: 15, contents: 30, history: 10, transactions: 4, ends: 3 };
+
 #[test]
 fn random_operations_of_every_kind_agree_with_the_reference() {
-    explore(50, Taste { names: 30, attributes: 15, contents: 30, history: 12, ends: 3 }, harness::run);
+    explore(50, EVERYTHING, with_ample_memory);
+}
+
+#[test]
+fn random_operations_with_little_memory_agree_with_the_reference() {
+    explore(50, EVERYTHING, with_little_memory);
 }
 
 #[test]
 fn random_changes_of_names_agree_with_the_reference() {
-    explore(25, Taste { names: 70, attributes: 8, contents: 6, history: 10, ends: 2 }, harness::run);
+    explore(
+        25,
+        Taste { names: 70, attributes: 8, contents: 6, history: 8, transactions: 3, ends: 2 },
+        with_ample_memory,
+    );
 }
 
 #[test]
 fn random_changes_of_contents_agree_with_the_reference() {
-    explore(25, Taste { names: 10, attributes: 8, contents: 70, history: 8, ends: 3 }, harness::run);
+    explore(
+        25,
+        Taste { names: 10, attributes: 8, contents: 70, history: 6, transactions: 3, ends: 3 },
+        with_little_memory,
+    );
 }
 
 #[test]
 fn random_walks_through_history_agree_with_the_reference() {
-    explore(25, Taste { names: 25, attributes: 10, contents: 20, history: 40, ends: 4 }, harness::run);
+    explore(
+        25,
+        Taste { names: 25, attributes: 10, contents: 20, history: 40, transactions: 4, ends: 4 },
+        with_ample_memory,
+    );
+}
+
+#[test]
+fn random_transactions_agree_with_the_reference() {
+    let taste = Taste { names: 50, attributes: 15, contents: 20, history: 5, transactions: 20, ends: 2 };
+    explore(50, taste, with_ample_memory);
 }
 
 /// Needs root, as the reference's caller is: others may not make devices or change owners.
 #[test]
 fn the_reference_agrees_with_a_real_directory() {
-    explore(50, Taste { names: 40, attributes: 20, contents: 40, history: 0, ends: 0 }, native::run);
+    explore(50, Taste { names: 40, attributes: 20, contents: 40, history: 0, transactions: 0, ends: 0 }, native::run);
 }

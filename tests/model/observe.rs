@@ -100,6 +100,7 @@ pub fn observe(engine: &Engine, view: View, pages: &dyn Fn(Ino) -> BTreeSet<u64>
             xattrs,
             body,
             version: 0,
+            attrs: 0,
             earlier: Vec::new(),
         };
         seen.tree.nodes.insert(ino, node);
@@ -136,6 +137,8 @@ fn read_content(engine: &Engine, view: View, attr: &Attr, mut pages: BTreeSet<u6
 pub struct Rules<'a> {
     /// Whether directories' times must agree.
     pub dir_times: bool,
+    /// Whether what a merge decides by itself may differ: times, and what a write takes away beside.
+    pub merged: bool,
     /// How exactly a file's content must agree.
     pub exactness: &'a dyn for<'n> Fn(&'n Node) -> Exactness<'n>,
     /// Other states of an inode whose attributes it may show.
@@ -154,8 +157,10 @@ pub fn settle(expected: &Tree, seen: &Seen, rules: &Rules<'_>) -> Check<Tree> {
     }
     let mut settled = expected.clone();
     for ino in want {
-        let node = settle_node(expected, ino, seen, rules)
+        let mut node = settle_node(expected, ino, seen, rules)
             .map_err(|error| format!("inode {ino} ({}): {error}", show_paths(expected, ino)))?;
+        node.version = expected.nodes[&ino].version;
+        node.attrs = expected.nodes[&ino].attrs;
         settled.nodes.insert(ino, node);
     }
     Ok(settled)
@@ -200,14 +205,23 @@ fn settle_node(expected: &Tree, ino: Ino, seen: &Seen, rules: &Rules<'_>) -> Che
     let holes = attr.size.div_ceil(512);
     ensure!(attr.blocks <= holes.next_multiple_of(256), "{} blocks for {} bytes", attr.blocks, attr.size);
     let times = want.kind != Kind::Dir || rules.dir_times;
+    let exact = exact && !rules.merged;
     if let Err(error) = same_attributes(want, have, exact, times) {
         let others = (rules.sharing)(ino);
         if !others.iter().any(|other| same_attributes(other, have, exact, times).is_ok()) {
             return Err(error);
         }
     }
+    let capability = &b"security.capability"[..];
     ensure!(
-        have.xattrs == want.xattrs || (rules.sharing)(ino).iter().any(|other| other.xattrs == have.xattrs),
+        have.xattrs == want.xattrs
+            || (rules.merged
+                && have
+                    .xattrs
+                    .iter()
+                    .filter(|x| x.0 != capability)
+                    .eq(want.xattrs.iter().filter(|x| x.0 != capability)))
+            || (rules.sharing)(ino).iter().any(|other| other.xattrs == have.xattrs),
         "xattrs are {}, must be {}",
         show_xattrs(have),
         show_xattrs(want)

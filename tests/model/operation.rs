@@ -194,6 +194,16 @@ pub enum Operation {
         back: u8,
         what: u8,
     },
+    Begin {
+        branch: u8,
+        run: bool,
+    },
+    Commit {
+        txn: u8,
+    },
+    Rollback {
+        txn: u8,
+    },
     Seal {
         branch: Option<u8>,
     },
@@ -211,6 +221,7 @@ pub struct Taste {
     pub attributes: u32,
     pub contents: u32,
     pub history: u32,
+    pub transactions: u32,
     pub ends: u32,
 }
 
@@ -363,6 +374,11 @@ pub fn operation(taste: Taste) -> impl Strategy<Value = Operation> {
         2 => prop::option::of(branch()).prop_map(|branch| Seal { branch }),
         1 => Just(Flush),
     ];
+    let transactions = prop_oneof![
+        4 => (branch(), prop::bool::weighted(0.2)).prop_map(|(branch, run)| Begin { branch, run }),
+        3 => (0..4u8).prop_map(|txn| Commit { txn }),
+        1 => (0..4u8).prop_map(|txn| Rollback { txn }),
+    ];
     let ends = prop_oneof![2 => Just(Sync), 1 => Just(Reopen), 2 => Just(Crash)];
     let tick = prop_oneof![Just(0i64), Just(1), Just(1_000), Just(1_000_000_000), Just(-500), Just(-3_000_000_000)];
     prop_oneof![
@@ -370,6 +386,7 @@ pub fn operation(taste: Taste) -> impl Strategy<Value = Operation> {
         taste.attributes => attributes,
         taste.contents => contents,
         taste.history => history,
+        taste.transactions => transactions,
         taste.ends => ends,
         8 => tick.prop_map(|nanos| Tick { nanos }),
         4 => Just(Check),

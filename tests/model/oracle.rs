@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use stonefs::engine::{Fallocate, Handle};
-use stonefs::types::{At, BranchId, Caller, Ino, Seq, SetAttr, Timestamp, View};
+use stonefs::types::{At, BranchId, Caller, Ino, Seq, SetAttr, Timestamp, TxnId, View};
 
 use crate::content::Content;
 use crate::tree::{Body, Node, Outcome, Tree};
+use crate::txn::Txn;
 
 /// A branch of the reference.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct World {
     pub trees: BTreeMap<BranchId, Tree>,
     pub branches: BTreeMap<BranchId, Branch>,
     pub tags: BTreeMap<Vec<u8>, View>,
+    /// Transactions that can still change.
+    pub txns: BTreeMap<TxnId, Txn>,
 }
 
 /// The world after one operation.
@@ -56,7 +59,6 @@ pub struct Oracle {
     pub handles: BTreeMap<u64, (Handle, Open)>,
     /// Everything up to this point must survive a crash.
     pub durable: Seq,
-    versions: u64,
 }
 
 /// How exactly a past file must be what the reference has.
@@ -75,9 +77,10 @@ impl Oracle {
             trees: BTreeMap::from([(BranchId::MAIN, Tree::new(root))]),
             branches: BTreeMap::from([(BranchId::MAIN, main)]),
             tags: BTreeMap::new(),
+            txns: BTreeMap::new(),
         };
         let steps = vec![Step { point, world: world.clone(), cut: true }];
-        Oracle { world, steps, sealed: BTreeMap::new(), handles: BTreeMap::new(), durable: point, versions: 0 }
+        Oracle { world, steps, sealed: BTreeMap::new(), handles: BTreeMap::new(), durable: point }
     }
 
     // ---- trees and history ---------------------------------------------------------------------
@@ -191,14 +194,6 @@ impl Oracle {
         }
     }
 
-    /// Numbers a content that has just changed.
-    fn changed(&mut self, view: View, ino: Ino) {
-        self.versions += 1;
-        if let Some(node) = self.world.trees.get_mut(&view.branch).and_then(|tree| tree.nodes.get_mut(&ino)) {
-            node.version = self.versions;
-        }
-    }
-
     // ---- open files ----------------------------------------------------------------------------
 
     pub fn opened(&mut self, handle: Handle, view: View, ino: Ino, flags: i32) {
@@ -231,7 +226,6 @@ impl Oracle {
         })?;
         if writes && flags & libc::O_TRUNC != 0 {
             self.writable(view)?.truncate(ino, 0, caller, now);
-            self.changed(view, ino);
         }
         Ok(())
     }
@@ -253,8 +247,6 @@ impl Oracle {
     fn wrote(&mut self, handle: Handle) {
         if let Some((_, open)) = self.handles.get_mut(&handle.0) {
             open.wrote = true;
-            let (view, ino) = (open.view, open.ino);
-            self.changed(view, ino);
         }
     }
 
@@ -341,7 +333,6 @@ impl Oracle {
             match handle {
                 Some(handle) => self.wrote(handle),
                 None => {
-                    self.changed(view, ino);
                     self.seal_file(view.branch, ino, point);
                 }
             }
@@ -409,6 +400,7 @@ impl Oracle {
         let step = self.step_at(point).expect("the first step is never lost");
         self.world = self.steps[step].world.clone();
         self.steps.truncate(step + 1);
+        self.end_runs();
         self.forget_handles();
     }
 

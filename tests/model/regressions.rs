@@ -1,1 +1,93 @@
 //! Shrunk failures, each under the name of what was wrong.
+
+use crate::harness::{Memory, run};
+use crate::operation::Operation::{self, *};
+use crate::operation::{Place, Target};
+
+/// Runs under both bounds of memory.
+fn check(operations: &[Operation]) {
+    for memory in [Memory::Ample, Memory::Little] {
+        if let Err(error) = run(memory, operations) {
+            panic!("with {memory:?} memory: {error}");
+        }
+    }
+}
+
+const fn at(dir: u8, name: u8) -> Place {
+    Place { branch: 0, dir, name }
+}
+
+const fn on(node: u8) -> Target {
+    Target { branch: 0, node }
+}
+
+const fn create(dir: u8, name: u8) -> Operation {
+    Create { at: at(dir, name), mode: 0o644, umask: 0o022, flags: 0, who: 0 }
+}
+
+const fn write(handle: u8, offset: u8, length: u8, seed: u8) -> Operation {
+    Write { handle, offset, length, seed, kill_suid: false, who: 0 }
+}
+
+#[test]
+fn regression_only_devices_have_a_device_number() {
+    check(&[Mknod { at: at(0, 0), kind: 0, mode: 0o644, umask: 0, rdev: 1, who: 0 }]);
+}
+
+#[test]
+fn regression_truncation_by_path_is_no_part_of_an_openers_writes() {
+    check(&[
+        create(0, 0),
+        Fallocate { handle: 0, offset: 0, length: 1, mode: 2, who: 2 },
+        Truncate { on: on(0), size: 0, who: 2 },
+    ]);
+}
+
+#[test]
+fn regression_a_handle_that_appends_ignores_the_offset() {
+    check(&[
+        Create { at: at(0, 0), mode: 0o644, umask: 0o022, flags: 4, who: 0 },
+        write(0, 0, 3, 7),
+        write(0, 0, 3, 9),
+        Check,
+    ]);
+}
+
+#[test]
+fn regression_what_fallocate_changes_is_sealed_at_the_last_close() {
+    check(&[
+        create(0, 0),
+        write(0, 0, 7, 1),
+        Fsync { handle: 0 },
+        Fallocate { handle: 0, offset: 1, length: 2, mode: 2, who: 0 },
+        Release { handle: 0 },
+        Mkdir { at: at(0, 1), mode: 0o755, umask: 0, who: 0 },
+        ReadPast { branch: 0, back: 0 },
+        ReadPast { branch: 0, back: 2 },
+    ]);
+}
+
+#[test]
+fn regression_copies_and_changes_of_owner_take_capabilities_away() {
+    check(&[
+        create(0, 0),
+        Setxattr { on: on(1), name: 2, value: 2, mode: 0 },
+        write(0, 0, 3, 7),
+        Check,
+        Setxattr { on: on(1), name: 2, value: 2, mode: 0 },
+        Chown { on: on(1), uid: Some(1), gid: None, who: 0 },
+        Check,
+    ]);
+}
+
+#[test]
+fn regression_copies_stay_within_one_view() {
+    check(&[
+        create(0, 0),
+        write(0, 0, 3, 7),
+        Fork { branch: 0, back: None, name: 1 },
+        Open { on: Target { branch: 1, node: 0 }, flags: 0, who: 0 },
+        Copy { from: 0, from_offset: 0, to: 1, to_offset: 0, length: 2, who: 0 },
+        Check,
+    ]);
+}

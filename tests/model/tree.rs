@@ -4,6 +4,7 @@
 //! which an implementation looks at them is its own.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use stonefs::engine::{Fallocate, RenameMode, XattrMode};
 use stonefs::types::{Attr, Caller, Ino, Kind, Permissions, SetAttr, SetTime, Timestamp};
@@ -46,6 +47,8 @@ pub struct Node {
     pub body: Body,
     /// The number of this state of the content; the history keeps which of them were sealed.
     pub version: u64,
+    /// The number of this state of mode, owner, xattrs and times set explicitly.
+    pub attrs: u64,
     /// Contents since the last sealed one (that one included) that a past state may show instead of `body`.
     pub earlier: Vec<Content>,
 }
@@ -56,6 +59,12 @@ pub struct Tree {
     pub nodes: BTreeMap<Ino, Node>,
     /// How many handles are open on an inode.
     pub opens: BTreeMap<Ino, u32>,
+}
+
+/// Numbers a state that has not been before.
+fn fresh() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 /// What a refused call collects.
@@ -104,7 +113,7 @@ impl Tree {
         self.nodes.get(&ino).ok_or_else(|| vec![libc::ENOENT, libc::ESTALE])
     }
 
-    fn get(&mut self, ino: Ino) -> &mut Node {
+    pub fn get(&mut self, ino: Ino) -> &mut Node {
         self.nodes.get_mut(&ino).expect("the caller looked")
     }
 
@@ -115,7 +124,7 @@ impl Tree {
         }
     }
 
-    fn entries_mut(&mut self, dir: Ino) -> &mut BTreeMap<Vec<u8>, Ino> {
+    pub fn entries_mut(&mut self, dir: Ino) -> &mut BTreeMap<Vec<u8>, Ino> {
         match &mut self.get(dir).body {
             Body::Dir { entries, .. } => entries,
             Body::File(_) | Body::Symlink(_) | Body::Special => panic!("{dir} is no directory"),
@@ -131,6 +140,11 @@ impl Tree {
 
     pub fn is_dir(&self, ino: Ino) -> bool {
         self.nodes.get(&ino).is_some_and(|node| node.kind == Kind::Dir)
+    }
+
+    /// Whether an inode can be reached by a name.
+    pub fn is_named(&self, ino: Ino) -> bool {
+        ino == Ino::ROOT || self.is_dir(ino) || self.nlink(ino) > 0
     }
 
     /// Counts names by looking at all of them.
@@ -262,6 +276,7 @@ impl Tree {
             xattrs,
             body,
             version: 0,
+            attrs: 0,
             earlier: Vec::new(),
         };
         self.nodes.insert(birth.ino, node);
@@ -480,6 +495,10 @@ impl Tree {
         node.atime = set.atime.map_or(node.atime, time);
         node.mtime = set.mtime.map_or(node.mtime, time);
         node.ctime = now;
+        let explicit = [set.atime, set.mtime].iter().any(|time| matches!(time, Some(SetTime::To(_))));
+        if set.perm.is_some() || set.uid.is_some() || set.gid.is_some() || explicit {
+            node.attrs = fresh();
+        }
         Ok(())
     }
 
@@ -494,19 +513,13 @@ impl Tree {
         Tree::kill_privileges(node, suid);
         node.mtime = now;
         node.ctime = now;
+        node.version = fresh();
         match &mut node.body {
             Body::File(content) => {
                 node.earlier.push(content.clone());
                 how(content);
             }
             Body::Dir { .. } | Body::Symlink(_) | Body::Special => panic!("{ino} is no file"),
-        }
-    }
-
-    pub fn readlink(&self, ino: Ino) -> Outcome<&[u8]> {
-        match &self.node(ino)?.body {
-            Body::Symlink(target) => Ok(target),
-            Body::Dir { .. } | Body::File(_) | Body::Special => Err(vec![libc::EINVAL]),
         }
     }
 
@@ -538,6 +551,7 @@ impl Tree {
         faults.check()?;
         let node = self.get(ino);
         node.ctime = now;
+        node.attrs = fresh();
         match parsed {
             Some(acl) if access => {
                 node.perm = node.perm & 0o7000 | acl.mode();
@@ -557,6 +571,7 @@ impl Tree {
         let node = self.get(ino);
         node.xattrs.remove(name);
         node.ctime = now;
+        node.attrs = fresh();
         Ok(())
     }
 

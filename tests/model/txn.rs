@@ -1,0 +1,173 @@
+//! Transactions of the reference: what a commit must conflict on, and what it must result in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use stonefs::types::{BranchId, Ino, TxnId};
+
+use crate::oracle::{Oracle, World};
+use crate::tree::{Body, Tree};
+
+/// A transaction that can still change.
+#[derive(Clone, Debug)]
+pub struct Txn {
+    /// Its hidden branch.
+    pub branch: BranchId,
+    /// The branch that it will change.
+    pub target: BranchId,
+    /// The target as it was when the transaction began.
+    pub base: Arc<Tree>,
+    /// Whether the end of the daemon rolls it back.
+    pub run: bool,
+}
+
+type Place = (Ino, Vec<u8>);
+
+fn places(tree: &Tree) -> BTreeMap<Place, Ino> {
+    let mut found = BTreeMap::new();
+    for (&dir, node) in &tree.nodes {
+        if let Body::Dir { entries, .. } = &node.body {
+            found.extend(entries.iter().map(|(name, &ino)| ((dir, name.clone()), ino)));
+        }
+    }
+    found
+}
+
+/// Puts a transaction's changes on top of its target: first committer wins, key by key. The keys are
+/// an inode's content, an inode's attributes, and a directory's name.
+pub fn commit(base: &Tree, head: &Tree, hidden: &Tree) -> Result<Tree, Vec<String>> {
+    let mut conflicts = Vec::new();
+    let named = |tree: &'_ Tree, ino: Ino| tree.nodes.contains_key(&ino) && tree.is_named(ino);
+    let (before, now, after) = (places(base), places(head), places(hidden));
+    let keys: BTreeSet<&Place> =
+        before.keys().chain(after.keys()).filter(|&place| before.get(place) != after.get(place)).collect();
+    for &place in &keys {
+        if now.get(place) != before.get(place) {
+            conflicts.push(format!("name {} in {}", place.1.escape_ascii(), place.0));
+        }
+    }
+    let mut result = head.clone();
+    for (&ino, node) in &hidden.nodes {
+        if named(hidden, ino) && !base.nodes.contains_key(&ino) {
+            result.nodes.insert(ino, node.clone());
+        }
+    }
+    let mut removed_dirs = Vec::new();
+    for (&ino, old) in base.nodes.iter().filter(|&(&ino, _)| named(base, ino)) {
+        let new = hidden.nodes.get(&ino).filter(|_| named(hidden, ino));
+        let theirs = head.nodes.get(&ino).filter(|_| named(head, ino));
+        let wrote = new.is_none_or(|new| new.version != old.version);
+        let others_wrote = theirs.is_none_or(|theirs| theirs.version != old.version);
+        if wrote && others_wrote && (new.is_some() || theirs.is_some()) {
+            conflicts.push(format!("content of {ino}"));
+        }
+        let Some(new) = new else {
+            if base.is_dir(ino) {
+                removed_dirs.push(ino);
+            }
+            continue;
+        };
+        let Some(theirs) = theirs else { continue };
+        if new.attrs != old.attrs && theirs.attrs != old.attrs {
+            conflicts.push(format!("attributes of {ino}"));
+        }
+        let node = result.get(ino);
+        if new.version != old.version {
+            node.body = new.body.clone();
+            node.version = new.version;
+            node.earlier.clear();
+        }
+        if new.attrs != old.attrs {
+            (node.perm, node.uid, node.gid) = (new.perm, new.uid, new.gid);
+            node.xattrs = new.xattrs.clone();
+            node.attrs = new.attrs;
+        }
+    }
+    for &(dir, ref name) in keys {
+        if result.entries(dir).is_err() {
+            conflicts.push(format!("name {} in {dir}, which is gone", name.escape_ascii()));
+            continue;
+        }
+        let target = after.get(&(dir, name.clone())).copied();
+        match target {
+            Some(ino) => drop(result.entries_mut(dir).insert(name.clone(), ino)),
+            None => drop(result.entries_mut(dir).remove(name)),
+        }
+        if let Some(ino) = target
+            && let Some(Body::Dir { parent, .. }) = result.nodes.get_mut(&ino).map(|node| &mut node.body)
+        {
+            *parent = dir;
+        }
+    }
+    for dir in removed_dirs {
+        if result.entries(dir).is_ok_and(|entries| !entries.is_empty()) {
+            conflicts.push(format!("directory {dir} has entries again"));
+        } else {
+            result.nodes.remove(&dir);
+        }
+    }
+    for ((dir, name), ino) in places(&result) {
+        if !result.nodes.contains_key(&ino) || (head.nodes.contains_key(&ino) && !named(head, ino)) {
+            conflicts.push(format!("name {} in {dir} names {ino}, which is gone", name.escape_ascii()));
+        }
+    }
+    if conflicts.is_empty() {
+        let mut reached = BTreeSet::new();
+        let mut waiting = vec![Ino::ROOT];
+        while let Some(dir) = waiting.pop() {
+            if !reached.insert(dir) {
+                conflicts.push(format!("directory {dir} has two names"));
+                break;
+            }
+            let children = result.entries(dir).expect("a directory").values().copied();
+            waiting.extend(children.filter(|&child| result.is_dir(child)));
+        }
+        if result.nodes.keys().any(|&ino| result.is_dir(ino) && !reached.contains(&ino)) {
+            conflicts.push(String::from("directories that cannot be reached"));
+        }
+    }
+    if !conflicts.is_empty() {
+        return Err(conflicts);
+    }
+    for ino in result.nodes.keys().copied().collect::<Vec<_>>() {
+        result.reap(ino);
+    }
+    Ok(result)
+}
+
+impl World {
+    /// Ends a transaction: its branch takes no more changes.
+    pub fn end_txn(&mut self, id: TxnId) {
+        let Some(txn) = self.txns.remove(&id) else { return };
+        self.trees.remove(&txn.branch);
+        if let Some(branch) = self.branches.get_mut(&txn.branch) {
+            branch.dropped = true;
+        }
+        let inner: Vec<TxnId> =
+            self.txns.iter().filter(|(_, inner)| inner.target == txn.branch).map(|(&id, _)| id).collect();
+        for inner in inner {
+            self.end_txn(inner);
+        }
+    }
+}
+
+impl Oracle {
+    /// The hidden branches of a transaction and of those inside it.
+    pub fn inside(&self, id: TxnId) -> Vec<BranchId> {
+        let mut found = vec![self.world.txns[&id].branch];
+        for (&inner, txn) in &self.world.txns {
+            if txn.target == found[0] {
+                found.extend(self.inside(inner));
+            }
+        }
+        found
+    }
+
+    /// The end of the daemon rolls back what `run` opened.
+    pub fn end_runs(&mut self) {
+        let runs: Vec<TxnId> = self.world.txns.iter().filter(|(_, txn)| txn.run).map(|(&id, _)| id).collect();
+        for id in runs {
+            self.world.end_txn(id);
+        }
+    }
+}
