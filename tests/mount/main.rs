@@ -9,6 +9,7 @@ mod harness;
 mod permissions;
 mod posix;
 mod program;
+mod reads;
 mod strangers;
 mod switching;
 mod views;
