@@ -172,7 +172,9 @@ impl App {
         let misfit = |error: serde_json::Error| Error::failed(error.to_string());
         let document = to_json(serde_json::to_value(result).map_err(misfit)?);
         let mut screen = Screen::open(self.zone.clone(), false);
-        screen.line(serde_json::to_string_pretty(&document).map_err(misfit)?)?;
+        let text = serde_json::to_string_pretty(&document).map_err(misfit)?;
+        screen.document(text.as_bytes())?;
+        screen.raw(b"\n")?;
         screen.finish()
     }
 

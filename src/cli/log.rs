@@ -337,7 +337,8 @@ fn follow(app: &App, mut page: LogPage) -> Result<u8> {
             page.cursor = Some(row.seq);
             if app.globals.json {
                 let plain = serde_json::to_value(row).map_err(|error| Error::failed(error.to_string()))?;
-                screen.line(super::text::to_json(plain))?;
+                screen.document(super::text::to_json(plain).to_string().as_bytes())?;
+                screen.raw(b"\n")?;
             } else {
                 let cells = cells(&screen, row);
                 screen.columns(&[cells])?;

@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use jiff::tz::TimeZone;
 
 use super::error::{Error, Result};
-use super::text::When;
+use super::text::{When, is_hidden};
 
 /// A colour or weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,7 @@ enum Sink {
 pub struct Screen {
     sink: Sink,
     color: bool,
+    terminal: bool,
     /// The zone that times are shown in.
     pub zone: TimeZone,
 }
@@ -67,19 +68,20 @@ impl Screen {
             Some(sink) => sink,
             None => Sink::Stdout(BufWriter::new(io::stdout())),
         };
-        Screen { sink, color, zone }
+        Screen { sink, color, terminal, zone }
     }
 
     /// Standard error, for what a command that passes another's output through has to say.
     pub fn errors(zone: TimeZone) -> Screen {
-        let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Screen { sink: Sink::Stderr(BufWriter::new(io::stderr())), color, zone }
+        let terminal = io::stderr().is_terminal();
+        let color = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Screen { sink: Sink::Stderr(BufWriter::new(io::stderr())), color, terminal, zone }
     }
 
     /// Collects what is written, for tests of rendering.
     #[cfg(test)]
     pub fn memory(zone: TimeZone) -> Screen {
-        Screen { sink: Sink::Memory(Vec::new()), color: false, zone }
+        Screen { sink: Sink::Memory(Vec::new()), color: false, terminal: false, zone }
     }
 
     /// What was collected.
@@ -119,6 +121,18 @@ impl Screen {
     /// Where the output cannot be written.
     pub fn raw(&mut self, bytes: &[u8]) -> Result<()> {
         self.write_all(bytes).map_err(output_error)
+    }
+
+    /// Writes a document for programs (JSON, CSV): as it is, but on a terminal, where every control
+    /// character becomes `\u001b`, as JSON writes it.
+    ///
+    /// # Errors
+    /// Where the output cannot be written.
+    pub fn document(&mut self, bytes: &[u8]) -> Result<()> {
+        if !self.terminal {
+            return self.raw(bytes);
+        }
+        self.raw(tame(&String::from_utf8_lossy(bytes)).as_bytes())
     }
 
     /// Writes rows in columns, each as wide as its widest cell; the last is not padded.
@@ -200,6 +214,19 @@ impl Write for Screen {
     }
 }
 
+/// Text in which a terminal finds nothing to act on.
+fn tame(text: &str) -> String {
+    let mut tamed = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => tamed.push(c),
+            c if is_hidden(c) => tamed.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => tamed.push(c),
+        }
+    }
+    tamed
+}
+
 /// The message of the error that means "the reader of our output has seen enough".
 pub const OUTPUT_CLOSED: &str = "standard output was closed";
 
@@ -264,6 +291,11 @@ mod tests {
         let cell = |text: &str| (Style::Plain, text.to_owned());
         screen.columns(&[vec![cell("a"), cell("bb"), cell("c")], vec![cell("aaa"), cell("b"), cell("")]]).unwrap();
         assert_eq!(screen.collected(), "a    bb  c\naaa  b\n");
+    }
+
+    #[test]
+    fn documents_on_a_terminal_hold_no_control_character() {
+        assert_eq!(tame("\"a\x1b[2J\u{9b}\u{202e}\"\n\t\u{e9}"), "\"a\\u001b[2J\\u009b\\u202e\"\n\t\u{e9}");
     }
 
     #[test]

@@ -3,8 +3,10 @@
 use std::io::{self, IsTerminal, Read};
 use std::path::PathBuf;
 
-use rustyline::DefaultEditor;
+use rustyline::completion::{Completer, Pair};
 use rustyline::error::ReadlineError;
+use rustyline::history::DefaultHistory;
+use rustyline::{CompletionType, Config, Editor, Helper, Highlighter, Hinter, Validator};
 use serde::{Deserialize, Serialize};
 
 use crate::sql::{self, Asker, Format, Limits, Printer};
@@ -44,6 +46,9 @@ pub struct SqlArgs {
     /// table, json, csv or tsv
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: String,
+    /// Gives up after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    timeout: u32,
 }
 
 /// The work of `stone sql`.
@@ -55,6 +60,8 @@ pub struct Sql {
     pub at: Option<Text>,
     /// The form of the answer.
     pub format: String,
+    /// The longest it may run, in seconds.
+    pub timeout_s: u32,
 }
 
 /// The answer, printed in its form.
@@ -80,7 +87,8 @@ impl Work for Sql {
         };
         let mut buffer = Bounded(Vec::new());
         let mut printer = Printer::new(&mut buffer, format);
-        sql::query(context.engine, &asker, &self.query, Limits::default(), &mut printer).map_err(Error::failed)?;
+        let limits = Limits { time_ms: u64::from(self.timeout_s) * 1000, ..Limits::default() };
+        sql::query(context.engine, &asker, &self.query, limits, &mut printer).map_err(Error::failed)?;
         printer.finish().map_err(Error::failed)?;
         Ok(Answer { text: Text(buffer.0) })
     }
@@ -110,9 +118,10 @@ impl SqlArgs {
             return Err(Error::usage("there are table, json, csv and tsv").about(format.as_bytes()));
         }
         let ask = |query: String, paged: bool| -> Result<()> {
-            let answer = app.ask(&Sql { query, at: self.at.clone(), format: format.clone() })?;
+            let answer =
+                app.ask(&Sql { query, at: self.at.clone(), format: format.clone(), timeout_s: self.timeout })?;
             let mut screen = Screen::open(app.zone.clone(), paged);
-            screen.raw(answer.text.as_bytes())?;
+            screen.document(answer.text.as_bytes())?;
             screen.finish()
         };
         match &self.query {
@@ -131,10 +140,49 @@ impl SqlArgs {
     }
 }
 
+/// Completes what a query consists of.
+#[derive(Helper, Highlighter, Hinter, Validator)]
+struct Words(Vec<String>);
+
+impl Words {
+    fn new() -> Words {
+        const KEYWORDS: &str = "SELECT FROM WHERE AND OR NOT NULL IS IN LIKE GLOB REGEXP BETWEEN ORDER BY DESC GROUP \
+            HAVING LIMIT OFFSET JOIN LEFT ON AS DISTINCT UNION ALL EXCEPT INTERSECT WITH RECURSIVE CASE WHEN THEN ELSE \
+            END FOR SYSTEM_TIME OF count( min( max( sum( avg( group_concat( length( substr( printf( content( \
+            content_at( path( instant(";
+        let mut words: Vec<String> = KEYWORDS.split_whitespace().map(str::to_owned).collect();
+        for (table, columns) in sql::schema() {
+            words.push(table.to_owned());
+            words.extend(columns.iter().map(|(name, _)| (*name).to_owned()));
+        }
+        words.sort();
+        words.dedup();
+        Words(words)
+    }
+}
+
+impl Completer for Words {
+    type Candidate = Pair;
+
+    fn complete(&self, line: &str, pos: usize, _: &rustyline::Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
+        let before = line.get(..pos).unwrap_or(line);
+        let part_of_word = |c: char| c.is_alphanumeric() || c == '_';
+        let start = before.char_indices().rev().take_while(|(_, c)| part_of_word(*c)).last().map_or(pos, |(at, _)| at);
+        let typed = before.get(start..).unwrap_or_default();
+        let matching = self.0.iter().filter(|word| {
+            !typed.is_empty() && word.get(..typed.len()).is_some_and(|head| head.eq_ignore_ascii_case(typed))
+        });
+        let pairs = matching.map(|word| Pair { display: word.clone(), replacement: word.clone() }).collect();
+        Ok((start, pairs))
+    }
+}
+
 /// Asks line by line, until the end of input.
 fn converse(ask: &dyn Fn(String, bool) -> Result<()>) -> Result<()> {
     let broken = |error: ReadlineError| Error::failed(error.to_string());
-    let mut editor = DefaultEditor::new().map_err(broken)?;
+    let config = Config::builder().completion_type(CompletionType::List).build();
+    let mut editor: Editor<Words, DefaultHistory> = Editor::with_config(config).map_err(broken)?;
+    editor.set_helper(Some(Words::new()));
     let history = history_file();
     if let Some(path) = &history {
         let _ = editor.load_history(path); // there is none the first time

@@ -208,7 +208,7 @@ pub fn escape(bytes: &[u8]) -> String {
 }
 
 /// Characters that a terminal acts on or that make text look like other text.
-fn is_hidden(c: char) -> bool {
+pub fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }

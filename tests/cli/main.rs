@@ -4,6 +4,8 @@ mod back;
 mod day;
 mod mounts;
 mod reading;
+mod record;
 mod stone;
+mod terminal;
 mod transactions;
 mod unmounted;
