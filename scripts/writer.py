@@ -89,10 +89,10 @@ def replay(state, call):
         state[name] = state[name] + call[2]
 
 
-def between(before, call):
-    """The states inside one call: a file is created, then written."""
-    if call[0] == "create":
-        yield {**before, call[1]: b""}
+def halfway(before, call, tree):
+    """Whether the tree is the state inside of a call: a file is created, then written."""
+    return (call[0] == "create" and len(tree) == len(before) + 1 and tree.get(call[1]) == b""
+            and {**before, call[1]: b""} == tree)
 
 
 def found_prefix(seed, tree, upto):
@@ -102,7 +102,7 @@ def found_prefix(seed, tree, upto):
     if state == tree:
         best = 0
     for number, call in enumerate(calls(r), 1):
-        if any(s == tree for s in between(state, call)):
+        if halfway(state, call, tree):
             best = number - 1
         replay(state, call)
         if state == tree:
