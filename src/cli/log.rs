@@ -13,6 +13,7 @@ use crate::version::history;
 use super::app::App;
 use super::context::Context;
 use super::error::{About, Error, Result};
+use super::graph;
 use super::screen::{Screen, Style};
 use super::text::{Text, TreePath, When, escape, parse_transaction, point, transaction};
 use super::users;
@@ -25,6 +26,7 @@ Examples:
   stone log --user alice --op unlink,rmdir    who deleted what
   stone log --txn T7                          what a transaction did, one by one
   stone log --program make -n 20 --json
+  stone log --graph --op commit,merge,branch  how branches forked and merged
   stone log --follow                          what happens, as it happens
 An event printed as e123 is a REF: `stone show e123`, `cat .history/e123/FILE`.";
 
@@ -48,6 +50,9 @@ pub struct LogArgs {
     /// Oldest first
     #[arg(long)]
     reverse: bool,
+    /// Draws the lines of all branches, their forks and merges
+    #[arg(long, conflicts_with_all = ["reverse", "follow"])]
+    graph: bool,
     /// Goes on with what happens, until interrupted
     #[arg(long, conflicts_with_all = ["reverse", "limit"])]
     follow: bool,
@@ -289,6 +294,9 @@ impl LogArgs {
     pub(super) fn run(self, app: &App) -> Result<u8> {
         let path = self.path.as_ref().map(|path| app.tree_path(path)).transpose()?;
         let limit = self.limit.unwrap_or(usize::MAX);
+        if self.graph {
+            return graph::run(app, self.filter, path, limit);
+        }
         let mut page =
             LogPage { filter: self.filter, path, cursor: None, ascending: self.reverse, limit: PAGE.min(limit) };
         if self.follow {

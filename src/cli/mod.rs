@@ -16,6 +16,7 @@ mod context;
 mod daemon;
 mod diff;
 mod error;
+mod graph;
 mod history;
 mod holders;
 mod init;

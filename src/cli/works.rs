@@ -66,6 +66,7 @@ registry! {
     super::conflicts::ResolveWork,
     super::diff::Diff,
     super::history::BlameWork,
+    super::graph::GraphPage,
     super::history::History,
     super::log::LogPage,
     super::merge::Merge,
