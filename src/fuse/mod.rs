@@ -198,7 +198,7 @@ impl MountHandle {
         let inside = self.mount_points_inside();
         let mut pause = self.session.pause();
         let notices = match act()? {
-            Some((to, open)) => pause.show(to, &inside, open).map_err(|error| MountError::from(error).into())?,
+            Some((to, open)) => pause.show(to, &inside, open).map_err(MountError::from)?,
             None => Vec::new(),
         };
         drop(pause);

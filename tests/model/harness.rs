@@ -266,10 +266,10 @@ impl Pair {
                 let body = Body::File(Default::default());
                 let want =
                     self.oracle.writable(view).and_then(|tree| tree.make(dir, &name, Kind::File, 0, body, &birth));
-                if let Ok((attr, handle)) = &got {
-                    if want.is_ok() {
-                        self.oracle.opened(*handle, view, attr.ino, flags);
-                    }
+                if let Ok((attr, handle)) = &got
+                    && want.is_ok()
+                {
+                    self.oracle.opened(*handle, view, attr.ino, flags);
                 }
                 event(self.agree_attr(view, &got.map(|(attr, _)| attr), &want)?)
             }
