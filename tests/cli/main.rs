@@ -5,6 +5,7 @@ mod day;
 mod mounts;
 mod reading;
 mod record;
+mod runs;
 mod stone;
 mod terminal;
 mod transactions;
