@@ -46,6 +46,9 @@ use super::works;
 const FAREWELL_MS: u64 = 2000;
 /// How long the daemon waits, when it ends, for what /proc tells of the processes it met, in milliseconds.
 const SETTLE_MS: u64 = 200;
+/// From which size in bytes on an allocation is a mapping of its own.
+#[cfg(target_env = "gnu")]
+const MAPPED_FROM: libc::c_int = 4 << 20;
 /// How often the daemon looks whether somebody else unmounted, in milliseconds.
 const REAP_MS: u64 = 250;
 
@@ -94,6 +97,7 @@ struct Mounted {
 pub fn serve(database: &Path, dir: &Path, options: &MountOptions, ready: &mut dyn FnMut()) -> Result<()> {
     let name = database.as_os_str().as_bytes();
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    return_large_buffers();
     // before anything slow, so that commands and further mounts wait for this daemon
     let socket = control::make_socket_path(database).map_err(|error| Error::failed(error.to_string()))?;
     let server = Server::bind(&socket, database).map_err(|error| match error.kind() {
@@ -140,6 +144,18 @@ pub fn serve(database: &Path, dir: &Path, options: &MountOptions, ready: &mut dy
     handle.close();
     drop(listener.join());
     ended
+}
+
+/// Has large buffers, of which every session has one, mapped when they are made and given back when they
+/// are dropped. Else the allocator learns from the first to keep them: after many runs of commands at once,
+/// half a gigabyte, which it clears anew for every session.
+#[allow(unsafe_code)] // a parameter of the C library's allocator
+fn return_large_buffers() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointers.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_FROM);
+    }
 }
 
 /// Opens a database; waits for a command that has it open for a moment.

@@ -310,13 +310,11 @@ fn end_leftovers() {
     let start = Instant::now();
     let mut told: Vec<i32> = Vec::new();
     loop {
-        reap();
-        let left = children();
-        if left.is_empty() {
+        if !reap() {
             return;
         }
         let late = start.elapsed() > Duration::from_millis(GRACE_MS);
-        for pid in left {
+        for pid in children() {
             if late {
                 kill(pid, rustix::process::Signal::KILL);
             } else if !told.contains(&pid) {
@@ -337,9 +335,15 @@ fn kill(pid: i32, signal: rustix::process::Signal) {
     }
 }
 
-/// Reaps every child that has ended.
-fn reap() {
-    while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
+/// Reaps every child that has ended; tells whether others are left.
+fn reap() -> bool {
+    loop {
+        match rustix::process::wait(rustix::process::WaitOptions::NOHANG) {
+            Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+            Ok(None) => return true,
+            Err(_) => return false, // ECHILD: there is none
+        }
+    }
 }
 
 /// The processes whose parent we are.
