@@ -129,12 +129,13 @@ fn daemons(world: &World) -> Vec<i32> {
 fn clients_of_a_stopped_daemon_wait_and_go_on() {
     let world = World::mounted("");
     fs::write(world.m("f"), "content").unwrap();
+    fs::write(world.m("g"), "other").unwrap();
     let daemon = world.daemon("m");
     let mut process = Process::in_dir(&world.m(""));
     process.tell("f = os.open('f', os.O_RDWR)");
     signal(daemon, "STOP");
     process.ask("os.write(f, b'written'); os.fsync(f)");
-    let mut client = worker(&world, "cat $D/m/f > $D/out && ls $D/m >> $D/out && echo new > $D/m/new");
+    let mut client = worker(&world, "cat $D/m/g > $D/out && ls $D/m >> $D/out && echo new > $D/m/new");
     let mut command = Command::new(env!("CARGO_BIN_EXE_stone"));
     let mut command =
         command.args(["--mount", "m", "sync"]).current_dir(world.path("")).stdout(Stdio::null()).spawn().unwrap();
@@ -144,7 +145,8 @@ fn clients_of_a_stopped_daemon_wait_and_go_on() {
     assert_eq!(process.answer(), "None");
     assert!(ends(&mut client) && client.wait().unwrap().success());
     assert!(ends(&mut command) && command.wait().unwrap().success());
-    assert_eq!(fs::read_to_string(world.path("out")).unwrap(), "writtenf\n");
+    assert_eq!(fs::read_to_string(world.path("out")).unwrap(), "otherf\ng\n");
+    assert_eq!(fs::read_to_string(world.m("f")).unwrap(), "written");
     assert_eq!(fs::read_to_string(world.m("new")).unwrap(), "new\n");
     assert!(process.ends_well());
 }
