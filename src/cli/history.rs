@@ -41,7 +41,7 @@ pub struct HistoryArgs {
     limit: Option<usize>,
 }
 
-/// Shows who wrote each line of a text file, and when
+/// Shows who wrote each line of a text file, or each region of another one, and when
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = BLAME_EXAMPLES)]
 pub struct BlameArgs {
@@ -114,8 +114,12 @@ pub struct VersionOut {
 /// A line of a file with the version that brought it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct BlameLine {
-    /// Its number, from 1.
-    pub line: usize,
+    /// Its number, from 1; none for a region of a file that is no text.
+    pub line: Option<usize>,
+    /// The first byte of a region.
+    pub offset: Option<u64>,
+    /// The number of bytes of a region.
+    pub length: Option<u64>,
     /// The point of the version.
     pub point: String,
     /// When that was.
@@ -177,10 +181,12 @@ impl Work for BlameWork {
         let view = context.view_at(self.at.as_ref())?;
         let blame = history::blame(context.engine, view, self.path.as_bytes())?;
         let versions: Vec<VersionOut> = blame.versions.iter().map(out).collect();
-        let lines = blame.lines.into_iter().enumerate().filter_map(|(number, (index, text))| {
+        let by = |index: usize, line, region: Option<(u64, u64)>, text| {
             let version = versions.get(index)?.clone();
             Some(BlameLine {
-                line: number + 1,
+                line,
+                offset: region.map(|(offset, _)| offset),
+                length: region.map(|(_, length)| length),
                 point: version.point,
                 time: version.time,
                 transaction: version.transaction,
@@ -188,10 +194,14 @@ impl Work for BlameWork {
                 pid: version.pid,
                 process: version.process,
                 program: version.program,
-                text: Text(text.0),
+                text: Text(text),
             })
-        });
-        Ok(lines.collect())
+        };
+        let lines = blame.lines.into_iter().enumerate();
+        let lines = lines.filter_map(|(number, (index, text))| by(index, Some(number + 1), None, text.0));
+        let regions = blame.regions.into_iter();
+        let regions = regions.filter_map(|(index, offset, length)| by(index, None, Some((offset, length)), Vec::new()));
+        Ok(lines.chain(regions).collect())
     }
 }
 
@@ -237,13 +247,18 @@ impl BlameArgs {
             let mut rows = Vec::new();
             for row in lines {
                 let text = row.text.0.strip_suffix(b"\n").unwrap_or(&row.text.0);
+                let place = match (row.line, row.offset, row.length) {
+                    (Some(line), ..) => line.to_string(),
+                    (None, Some(offset), Some(length)) => format!("{length} B at {offset}"),
+                    (None, ..) => String::new(),
+                };
                 rows.push(vec![
                     (Style::Yellow, row.point.clone()),
                     (Style::Dim, screen.time(row.time)),
                     (Style::Plain, users::name(row.uid)),
                     (Style::Plain, program(&row.program, row.pid)),
                     (Style::Cyan, row.transaction.clone().unwrap_or_default()),
-                    (Style::Dim, row.line.to_string()),
+                    (Style::Dim, place),
                     (Style::Plain, escape(text)),
                 ]);
             }

@@ -12,7 +12,7 @@ use super::refs::{self, RefContext};
 use super::state::{State, components, snapshot};
 use super::{text, txn};
 use crate::engine::Engine;
-use crate::store::{EventFilter, EventRow, InodeRow, Period, ReadTxn, TxnKind, TxnRow, TxnState};
+use crate::store::{CHUNK_SIZE, Content, EventFilter, EventRow, InodeRow, Period, ReadTxn, TxnKind, TxnRow, TxnState};
 use crate::types::{BranchId, Ino, Kind, Lineage, Op, ProcId, Segment, Seq, Timestamp, TxnId, View};
 
 /// A line of the log.
@@ -526,21 +526,24 @@ fn show_txn(engine: &Engine, row: &TxnRow) -> Result<Shown> {
 }
 
 /// Who introduced the lines of a file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blame {
     /// The versions that lines come from.
     pub versions: Vec<PathVersion>,
-    /// Each line with the index of its version.
+    /// Each line with the index of its version; none of what is no text.
     pub lines: Vec<(usize, PathBytes)>,
+    /// Of what is no text, or too large to compare: stretches of bytes (first and number) with the
+    /// index of the version that wrote them last. They begin and end where chunks do.
+    pub regions: Vec<(usize, u64, u64)>,
 }
 
 /// The largest file in bytes, and the most versions, that are compared line by line.
 const BLAME_MAX: (usize, usize) = (16 << 20, 2000);
 
-/// Says for each line of a file which version introduced it.
+/// Says for each line of a text file, or each region of another one, which version introduced it.
 ///
 /// # Errors
-/// [`ErrorKind::NotFound`], [`ErrorKind::Usage`] for what is no text file.
+/// [`ErrorKind::NotFound`] where no file is there.
 pub fn blame(engine: &Engine, view: View, path: &[u8]) -> Result<Blame> {
     engine.seal(Some(view.branch))?;
     let txn = snapshot(engine)?;
@@ -548,7 +551,6 @@ pub fn blame(engine: &Engine, view: View, path: &[u8]) -> Result<Blame> {
     let Some((ino, Kind::File)) = state.resolve(path)? else {
         return Err(VersionError::new(ErrorKind::NotFound, format!("no file {:?}", show_bytes(path))));
     };
-    let usable = |what: &str| VersionError::new(ErrorKind::Usage, format!("{:?} is {what}", show_bytes(path)));
     let mut rows: Vec<(PathVersion, InodeRow)> = Vec::new();
     for (version, row) in versions(engine, &*txn, view, path)? {
         let Some(row) = row.filter(|row| row.kind == Kind::File) else { continue };
@@ -557,29 +559,65 @@ pub fn blame(engine: &Engine, view: View, path: &[u8]) -> Result<Blame> {
         }
     }
     if rows.last().is_none_or(|(version, _)| version.ino != ino) {
-        return Err(usable("not there in this state"));
+        let what = format!("{:?} is not there in this state", show_bytes(path));
+        return Err(VersionError::new(ErrorKind::NotFound, what));
+    }
+    let newest = match rows.last() {
+        Some((_, row)) => state.read(ino, row, BLAME_MAX.0)?,
+        None => None,
+    };
+    if newest.is_none_or(|bytes| text::is_binary(&bytes)) {
+        return regions(engine, &*txn, view, ino, rows);
     }
     let skipped = rows.len().saturating_sub(BLAME_MAX.1);
     let mut kept = Vec::new();
     let (mut old, mut origins): (Vec<u8>, Vec<usize>) = (Vec::new(), Vec::new());
     for (version, row) in rows.into_iter().skip(skipped) {
         let then = State::new(engine, &*txn, View::as_of(view.branch, version.seq))?;
-        let Some(bytes) = then.read(version.ino, &row, BLAME_MAX.0)? else { return Err(usable("too large")) };
-        if text::is_binary(&bytes) {
+        // What was no text, or too large to compare, tells nothing of lines.
+        let bytes = then.read(version.ino, &row, BLAME_MAX.0)?.filter(|bytes| !text::is_binary(bytes));
+        let Some(bytes) = bytes else {
             old.clear();
             origins.clear();
             kept.push(version);
             continue;
-        }
+        };
         origins = text::annotate(&text::lines(&old), &origins, &text::lines(&bytes), &kept.len());
         kept.push(version);
         old = bytes;
     }
-    if old.is_empty() && origins.is_empty() && state.inode(ino)?.is_some_and(|row| row.size > 0) {
-        return Err(usable("no text"));
-    }
     let lines = origins.into_iter().zip(text::lines(&old)).map(|(at, line)| (at, PathBytes::from(line))).collect();
-    Ok(Blame { versions: kept, lines })
+    Ok(Blame { versions: kept, lines, regions: Vec::new() })
+}
+
+/// Says which version wrote each chunk of a file last.
+fn regions(
+    engine: &Engine,
+    txn: &dyn ReadTxn,
+    view: View,
+    ino: Ino,
+    rows: Vec<(PathVersion, InodeRow)>,
+) -> Result<Blame> {
+    const CHUNK: u64 = CHUNK_SIZE as u64;
+    let Some((_, row)) = rows.last() else { return Ok(Blame::default()) };
+    let (size, newest) = (row.size, rows.len() - 1);
+    let mut regions: Vec<(usize, u64, u64)> = Vec::new();
+    if let Content::Inline(_) = row.content {
+        regions.push((newest, 0, size));
+    } else {
+        let lineage = engine.lineage(view)?;
+        for extent in txn.extents(&lineage, ino, row.data_from, 0..size.div_ceil(CHUNK))? {
+            // The last version of this inode that began no later than the chunk.
+            let wrote = rows.iter().rposition(|(version, _)| version.ino == ino && version.seq <= extent.valid_from);
+            let (first, wrote) = (extent.index * CHUNK, wrote.unwrap_or(newest));
+            let length = CHUNK.min(size.saturating_sub(first));
+            match regions.last_mut() {
+                Some((version, begin, so_far)) if *version == wrote && *begin + *so_far == first => *so_far += length,
+                Some(_) | None => regions.push((wrote, first, length)),
+            }
+        }
+    }
+    Ok(Blame { versions: rows.into_iter().map(|(version, _)| version).collect(), lines: Vec::new(), regions })
 }
 
 #[cfg(test)]

@@ -235,3 +235,27 @@ fn queries_have_limits_and_change_nothing() {
     assert!(!world.stone_in("m", ["sql", query]).ok().contains('\x1b'));
     assert_eq!(fs::metadata(world.path("m")).unwrap().permissions().mode() & 0o777, 0o755);
 }
+
+#[test]
+fn blame_tells_who_wrote_the_regions_of_what_is_no_text() {
+    let world = World::mounted();
+    sh(&world, "head -c 400000 /dev/urandom > big; printf '\\0\\1' > small");
+    let first = ask(&world, "SELECT max(seq) AS seq FROM events WHERE path = '/big'")[0]["seq"].as_u64().unwrap();
+    sh(&world, "dd if=/dev/urandom of=big bs=1000 seek=140 count=1 conv=notrunc 2>/dev/null");
+    let regions = world.stone_in("m", ["blame", "--json", "big"]).json();
+    let regions: Vec<_> =
+        regions.as_array().unwrap().iter().map(|r| (&r["program"], &r["offset"], &r["length"])).collect();
+    let (head, dd) = (Value::from("head"), Value::from("dd"));
+    let expected =
+        [(0, 131_072), (131_072, 131_072), (262_144, 137_856)].map(|(at, n)| (Value::from(at), Value::from(n)));
+    assert_eq!(
+        regions,
+        [
+            (&head, &expected[0].0, &expected[0].1),
+            (&dd, &expected[1].0, &expected[1].1),
+            (&head, &expected[2].0, &expected[2].1)
+        ],
+        "after e{first}"
+    );
+    assert!(world.stone_in("m", ["blame", "small"]).ok().contains("2 B at 0"));
+}
