@@ -29,7 +29,8 @@ impl PrivateDir {
         for entry in socket.parent().and_then(|parent| fs::read_dir(parent).ok()).into_iter().flatten().flatten() {
             let other = entry.path();
             let lost = || UnixStream::connect(other.with_extension("sock")).is_err();
-            if other.extension() == dir.extension() && other != dir && lost() {
+            // our own, since the socket is ours now
+            if other.extension() == dir.extension() && (other == dir || lost()) {
                 remove(&other);
             }
         }
@@ -79,7 +80,9 @@ fn share(dir: &Path) -> io::Result<()> {
 /// Takes the directory away, with what is mounted at it and below.
 fn remove(dir: &Path) {
     for below in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let _ = unmount(below.path(), UnmountFlags::DETACH);
+        if let Err(error) = crate::fuse::clear_stale(&below.path()) {
+            log::debug!("{}: {error}", below.path().display());
+        }
     }
     if mountinfo::at(dir).is_ok_and(|mount| mount.is_some())
         && let Err(error) = unmount(dir, UnmountFlags::DETACH)
