@@ -283,6 +283,7 @@ impl Daemon {
             read_only: options.read_only,
             others_read_only: false,
             notes_reads: false,
+            gathers_writes: options.writeback,
             history: if options.history_everywhere { History::Everywhere } else { History::Root },
             uid: options.uid,
             gid: options.gid,

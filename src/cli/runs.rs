@@ -124,6 +124,7 @@ impl Run {
             read_only: false,
             others_read_only: true,
             notes_reads: txn.serializable,
+            gathers_writes: false,
             history: History::Root,
             uid: over.shown_as.0,
             gid: over.shown_as.1,

@@ -148,6 +148,9 @@ impl Observer for Applied {
                     vfs.spread_guard(branch, *ino);
                 }
             }
+            if let Err(error) = vfs.forget_files(branch, changes) {
+                log::warn!("the kernel may show old sizes: {error}");
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::Vfs;
 use super::node::{NodeId, Slot};
 use super::session::Session;
-use crate::engine::Changed;
+use crate::engine::{Changed, Result};
 use crate::types::{At, BranchId, Ino, Name, View};
 
 /// Something that the kernel has cached and that is no longer so.
@@ -74,6 +74,28 @@ impl Vfs {
                 }
             }
         }
+    }
+
+    /// Makes the kernels that trust no size but their own forget the files whose content a change set changed.
+    pub(super) fn forget_files(&self, branch: BranchId, changes: &[Changed]) -> Result<()> {
+        let sessions: Vec<_> = self.sessions().into_iter().filter(|session| session.options.gathers_writes).collect();
+        if sessions.is_empty() {
+            return Ok(());
+        }
+        self.engine.flush(self.engine.point().0)?;
+        let lineage = self.engine.lineage(View::live(branch))?;
+        let txn = self.engine.store().read()?;
+        for change in changes {
+            let Changed::Inode { ino, data: true } = change else { continue };
+            for row in txn.names_of(&lineage, *ino)? {
+                for session in &sessions {
+                    for node in session.directory_nodes(branch, row.parent) {
+                        session.send(Notice::Entry { parent: node, name: row.name.clone() });
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Queues what views of the past must forget of an inode whose owner, mode or ACL changed:

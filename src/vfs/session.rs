@@ -45,6 +45,9 @@ pub struct SessionOptions {
     pub others_read_only: bool,
     /// What is read through the root is noted, for a transaction that validates it.
     pub notes_reads: bool,
+    /// The kernel gathers writes and therefore trusts no size but its own: where a file's content changes without it,
+    /// it must forget the file.
+    pub gathers_writes: bool,
     /// Where past states are found.
     pub history: History,
     /// Shows every file as this user's.
@@ -61,6 +64,7 @@ impl SessionOptions {
             read_only: false,
             others_read_only: false,
             notes_reads: false,
+            gathers_writes: false,
             history: History::Root,
             uid: None,
             gid: None,

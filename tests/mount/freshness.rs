@@ -272,6 +272,38 @@ fn whatever_would_take_a_mount_point_away_is_refused() {
 }
 
 #[test]
+fn sizes_are_right_where_the_kernel_gathers_writes() {
+    let world = World::mounted("writeback");
+    world.mount("n", "writeback");
+    fs::write(world.m("f"), "old").unwrap();
+    fs::hard_link(world.m("f"), world.m("link")).unwrap();
+    let point = world.in_m(&["sync"]);
+    let both = |text: &str| {
+        for name in ["m/f", "n/f", "m/link", "n/link"] {
+            assert_eq!(fs::read_to_string(world.path(name)).unwrap(), text, "{name}");
+            assert_eq!(fs::metadata(world.path(name)).unwrap().len(), text.len() as u64, "{name}");
+        }
+    };
+    both("old");
+    world.in_m(&["run", "--", "sh", "-c", "printf 'longer than before' > f"]);
+    both("longer than before");
+    world.in_m(&["undo"]);
+    both("old");
+    world.in_m(&["redo"]);
+    both("longer than before");
+    world.in_m(&["begin"]);
+    fs::write(world.m("f"), "-").unwrap();
+    world.in_m(&["rollback"]);
+    both("longer than before");
+    world.in_m(&["begin"]);
+    fs::write(world.m("f"), "longer than anything before").unwrap();
+    world.in_m(&["commit"]);
+    both("longer than anything before");
+    world.in_m(&["restore", "f", "--at", point.trim()]);
+    both("old");
+}
+
+#[test]
 fn attributes_are_those_of_the_branch_that_a_switch_shows() {
     let (world, _) = two_mounts();
     let m = world.m("");
