@@ -491,6 +491,10 @@ impl Core {
         }
         node.opens += 1;
         let mode = flags & libc::O_ACCMODE;
+        if mode != libc::O_RDONLY || flags & libc::O_TRUNC != 0 {
+            // What the opener before wrote is a state of its own: close(2) returns before we hear of it.
+            self.seal_file(view, ino)?;
+        }
         self.next_handle += 1;
         let handle = Handle(self.next_handle);
         let open = OpenFile {

@@ -79,6 +79,29 @@ fn history_follows_a_file_through_names_and_inodes() {
 }
 
 #[test]
+fn a_file_that_was_closed_is_kept_though_its_close_is_heard_of_late() {
+    let w = World::new();
+    // The kernel sends RELEASE after close(2) has returned: here after the next opener's O_TRUNC, and its write.
+    w.write(MAIN, "f", "").unwrap();
+    let ino = w.ino(MAIN, "f").unwrap();
+    let mut handles = Vec::new();
+    for (content, flags) in [("one", libc::O_TRUNC), ("three", libc::O_TRUNC), ("!", libc::O_APPEND)] {
+        let handle = w.engine.open_file(MAIN, ino, libc::O_WRONLY | flags, &w.caller).unwrap();
+        w.engine.write(handle, 0, content.as_bytes(), false, &w.caller).unwrap();
+        handles.push(handle);
+    }
+    for handle in handles {
+        w.engine.release(handle).unwrap();
+    }
+    let versions = history::history(&w.engine, MAIN, b"/f").unwrap();
+    let contents: Vec<String> = versions
+        .iter()
+        .map(|version| w.read(stonefs::types::View::as_of(BranchId::MAIN, version.seq), "f").unwrap())
+        .collect();
+    assert_eq!(contents[..3], ["three!", "three", "one"]);
+}
+
+#[test]
 fn blame_names_the_version_of_each_line() {
     let w = World::new();
     w.write(MAIN, "f", "a\nb\nc\n").unwrap();
