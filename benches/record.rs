@@ -72,7 +72,8 @@ impl World {
         };
         ProcessSink::record_process(&*self.engine, row);
         if self.processes.is_multiple_of(20) {
-            self.parent = Some(id);
+            // Twelve generations, then a new session.
+            self.parent = (!self.processes.is_multiple_of(240)).then_some(id);
         }
         self.caller = Caller { uid: 1000, gid: 1000, pid, process: id };
     }

@@ -66,8 +66,11 @@ impl Table for Events {
             (SEQ | TIME, Test::Eq) => 1e-6,
             (INODE, Test::Eq) => 2e-5,
             (SEQ | TIME, Test::Ge | Test::Gt | Test::Le | Test::Lt) => 0.1,
+            (PROCESS | PATH, Test::Eq) => 2e-5,
+            (TXN, Test::Eq) => 1e-4,
+            (PATH, Test::Glob | Test::Like) => 0.02,
             // Looked for in the store, but among all events.
-            (PATH | PROCESS | PID | TXN, Test::Eq) | (PATH, Test::Glob | Test::Like) => 0.2,
+            (PID, Test::Eq) => 0.2,
             (OP | UID, Test::Eq) => 0.5,
             (RESULT, Test::Gt) => 0.01,
             _ => 1.0,

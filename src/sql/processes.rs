@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::scope::{Batches, Result, Row, Scope, Source, line};
 use super::times;
 use crate::store::query::{Cell, Rows, Scan, Table, Test};
-use crate::store::{ProcessRow, ReadTxn};
+use crate::store::{ProcessKey, ProcessRow, ReadTxn};
 use crate::types::{ProcId, Timestamp};
 
 pub(super) const NAME: &str = "processes";
@@ -35,6 +35,9 @@ pub(super) const COLUMNS: &[(&str, &str)] = &[
 ];
 
 const ID: usize = 0;
+const PARENT: usize = 3;
+const COMM: usize = 6;
+const LABEL: usize = 13;
 
 pub(super) struct Processes(pub Arc<Scope>);
 
@@ -48,7 +51,13 @@ impl Table for Processes {
     }
 
     fn rows(&self, conditions: &[(usize, Test)]) -> f64 {
-        if conditions.contains(&(ID, Test::Eq)) { 1.0 } else { 100_000.0 }
+        let cost = |&(column, test): &(usize, Test)| match (column, test) {
+            (ID, Test::Eq) => 1.0,
+            (PARENT | LABEL, Test::Eq) => 20.0,
+            (COMM, Test::Eq) => 200.0,
+            _ => 100_000.0,
+        };
+        conditions.iter().map(cost).fold(100_000.0, f64::min)
     }
 
     fn open(&self, scan: Scan) -> Result<Box<dyn Rows>> {
@@ -71,11 +80,22 @@ impl Table for Processes {
             true => None,
             false => self.0.read()?.event(state.point).map_err(line)?.map(|event| event.time),
         };
-        Ok(Box::new(Batches::new(&self.0, Pages { next, end, before })))
+        let key = if scan.equal(ID).is_some() {
+            None
+        } else if let Some(parent) = scan.equal(PARENT) {
+            parent.as_number().map(|id| ProcessKey::Parent(ProcId(id)))
+        } else if let Some(label) = scan.equal(LABEL) {
+            label.as_bytes().and_then(|text| std::str::from_utf8(text).ok()).map(|text| ProcessKey::Label(text.into()))
+        } else {
+            scan.equal(COMM).and_then(Cell::as_bytes).map(|comm| ProcessKey::Comm(comm.to_vec()))
+        };
+        Ok(Box::new(Batches::new(&self.0, Pages { key, next, end, before })))
     }
 }
 
 struct Pages {
+    /// Where only some are asked for.
+    key: Option<ProcessKey>,
     next: u64,
     end: u64,
     /// Processes that started later do not show, and ends that came later neither.
@@ -89,8 +109,14 @@ impl Source for Pages {
         if self.next >= end {
             return Ok(false);
         }
-        let upto = end.min(self.next + PAGE);
-        for mut process in read.processes(ProcId(self.next)..ProcId(upto)).map_err(line)? {
+        let (upto, found) = match &self.key {
+            Some(key) => (end, read.processes_by(key)),
+            None => {
+                let upto = end.min(self.next + PAGE);
+                (upto, read.processes(ProcId(self.next)..ProcId(upto)))
+            }
+        };
+        for mut process in found.map_err(line)? {
             if let Some(before) = self.before {
                 if process.started > before {
                     continue;

@@ -16,6 +16,10 @@ pub fn print(time: Timestamp) -> String {
 /// Comparisons in SQL are of texts; this turns a bound on them into a bound on instants that leaves
 /// out nothing. `None` where the text does not look like a time.
 pub fn floor(text: &str) -> Option<Timestamp> {
+    // A whole second with its zone sorts after every fraction of that second.
+    if let Some(second) = text.strip_suffix('Z').filter(|second| second.len() == 19) {
+        return floor(second).map(|time| Timestamp(time.0.saturating_add(1_000_000_000)));
+    }
     // Any prefix of a printed time: fill it up with the smallest values.
     const SMALLEST: &str = "0000-01-01T00:00:00.000000000Z";
     let rest = SMALLEST.get(text.len()..)?;
@@ -46,6 +50,7 @@ mod tests {
         assert_eq!(floor("1970-01-01T00:00:01"), Some(Timestamp(1_000_000_000)));
         assert_eq!(floor("1970-01-02"), Some(Timestamp(86_400_000_000_000)));
         assert_eq!(floor("1970-01-01T00:00:00.500000000Z"), Some(Timestamp(500_000_000)));
+        assert_eq!(floor("1970-01-01T00:00:01Z"), Some(Timestamp(2_000_000_000)));
         assert_eq!(floor("yesterday"), None);
         assert_eq!(floor("1970-01-01 00:00"), None);
     }

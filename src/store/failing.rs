@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 
 use super::{
     BranchRow, ChunkHash, Counters, DigestRow, EntryRow, EntryVersionRow, EventFilter, EventRow, ExtentRow, Group,
-    InodeRow, MergeRow, ProcessRow, Prune, Pruned, ReadTxn, Result, Space, Store, StoreError, StoredRow, TagRow,
-    Touched, TxnRow, VersionRow, WriteTxn,
+    InodeRow, MergeRow, ProcessKey, ProcessRow, Prune, Pruned, ReadTxn, Result, Space, Store, StoreError, StoredRow,
+    TagRow, Touched, TxnRow, VersionRow, WriteTxn,
 };
 use crate::types::{BranchId, ChunkId, Ino, Lineage, ProcId, Seq, Timestamp};
 
@@ -205,6 +205,7 @@ macro_rules! delegate_all_reads {
             past_names_of(lineage: &Lineage, ino: Ino) -> Vec<EntryVersionRow>;
             process(id: ProcId) -> Option<ProcessRow>;
             processes(range: Range<ProcId>) -> Vec<ProcessRow>;
+            processes_by(key: &ProcessKey) -> Vec<ProcessRow>;
             digests(from: u64) -> Vec<DigestRow>;
             scan_rows(visit: &mut dyn FnMut(StoredRow) -> Result<()>) -> ();
             scan_chunks(visit: &mut dyn FnMut(ChunkId, ChunkHash, &[u8]) -> Result<()>) -> ();

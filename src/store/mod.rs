@@ -147,6 +147,9 @@ pub trait ReadTxn {
     /// Lists process entities with numbers in a range.
     fn processes(&self, range: Range<ProcId>) -> Result<Vec<ProcessRow>>;
 
+    /// Lists the process entities of a name, of a label, or started by one, by number.
+    fn processes_by(&self, key: &ProcessKey) -> Result<Vec<ProcessRow>>;
+
     /// Lists the chain of digests from a link's number on, ascending.
     fn digests(&self, from: u64) -> Result<Vec<DigestRow>>;
 
@@ -175,6 +178,17 @@ pub struct Touched {
     pub xattrs: Vec<(Ino, Vec<u8>)>,
     /// Chunk indexes of files that changed.
     pub extents: Vec<(Ino, u64)>,
+}
+
+/// What process entities are looked up by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProcessKey {
+    /// The name that the kernel keeps.
+    Comm(Vec<u8>),
+    /// The actor's label.
+    Label(String),
+    /// Who started it.
+    Parent(ProcId),
 }
 
 /// The one writer. Sees its own changes.

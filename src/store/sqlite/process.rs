@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
+use rusqlite::types::Value;
 use rusqlite::{Connection, Row, params};
 
 use super::codec;
-use crate::store::{ProcessRow, Result};
+use crate::store::{ProcessKey, ProcessRow, Result};
 use crate::types::ProcId;
 
 const COLUMNS: &str = "id, boot_id, host, pid, ppid, start_ticks, parent, uid, gid, comm, exe, argv, cwd, session, \
@@ -48,6 +49,21 @@ pub(super) fn list(conn: &Connection, range: Range<ProcId>) -> Result<Vec<Proces
         conn.prepare_cached(&format!("SELECT {COLUMNS} FROM process WHERE id>=?1 AND id<?2 ORDER BY id"))?;
     let end = i64::try_from(range.end.0).unwrap_or(i64::MAX);
     let mut rows = statement.query((codec::int(range.start.0), end))?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(read_row(row)?);
+    }
+    Ok(found)
+}
+
+pub(super) fn find_by(conn: &Connection, key: &ProcessKey) -> Result<Vec<ProcessRow>> {
+    let (column, value) = match key {
+        ProcessKey::Comm(comm) => ("comm", Value::Blob(comm.clone())),
+        ProcessKey::Label(label) => ("label", Value::Text(label.clone())),
+        ProcessKey::Parent(parent) => ("parent", Value::Integer(codec::int(parent.0))),
+    };
+    let mut statement = conn.prepare_cached(&format!("SELECT {COLUMNS} FROM process WHERE {column}=?1 ORDER BY id"))?;
+    let mut rows = statement.query([value])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         found.push(read_row(row)?);

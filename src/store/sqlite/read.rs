@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use super::{SqliteStore, chunk, entry, event, extent, inode, ledger, lines, process, touched, xattr};
 use crate::store::{
     BranchRow, ChunkHash, Counters, DigestRow, EntryRow, EntryVersionRow, EventFilter, EventRow, ExtentRow, InodeRow,
-    MergeRow, ProcessRow, ReadTxn, Result, StoreError, StoredRow, TagRow, Touched, TxnRow, VersionRow,
+    MergeRow, ProcessKey, ProcessRow, ReadTxn, Result, StoreError, StoredRow, TagRow, Touched, TxnRow, VersionRow,
 };
 use crate::types::{BranchId, ChunkId, Ino, Lineage, ProcId, Seq, Timestamp};
 
@@ -139,6 +139,10 @@ impl<T: Connected> ReadTxn for T {
 
     fn processes(&self, range: Range<ProcId>) -> Result<Vec<ProcessRow>> {
         process::list(self.conn()?, range)
+    }
+
+    fn processes_by(&self, key: &ProcessKey) -> Result<Vec<ProcessRow>> {
+        process::find_by(self.conn()?, key)
     }
 
     fn digests(&self, from: u64) -> Result<Vec<DigestRow>> {

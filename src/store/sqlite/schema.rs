@@ -13,8 +13,11 @@ pub(super) const APPLICATION_ID: i64 = 0x5354_4F4E;
 pub(super) const PAGE_SIZE: i64 = 32768;
 
 /// Every migration, in order; migration `i` leads to version `i + 1`.
-const MIGRATIONS: &[&str] =
-    &[include_str!("../../../schema/0001_initial.sql"), include_str!("../../../schema/0002_record.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../../schema/0001_initial.sql"),
+    include_str!("../../../schema/0002_record.sql"),
+    include_str!("../../../schema/0003_processes.sql"),
+];
 
 /// The views for other programs; made anew with every migration.
 const VIEWS: &str = include_str!("../../../schema/views.sql");
