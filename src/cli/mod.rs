@@ -29,6 +29,7 @@ mod options;
 mod outcome;
 mod place;
 mod private;
+mod prune;
 mod ps;
 mod rollback;
 mod run;
@@ -132,6 +133,8 @@ commands! {
     Sql(sql::SqlArgs),
     Shell(shell::ShellArgs),
     Check(check::CheckArgs),
+    Prune(prune::PruneArgs),
+    Gc(prune::GcArgs),
     Backup(backup::BackupArgs),
 }
 

@@ -70,6 +70,8 @@ registry! {
     super::history::History,
     super::log::LogPage,
     super::merge::Merge,
+    super::prune::Gc,
+    super::prune::PruneWork,
     super::rollback::Rollback,
     super::ps::Ps,
     super::shell::Standing,

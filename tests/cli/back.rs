@@ -111,3 +111,32 @@ fn a_whole_branch_goes_back_and_forgets_nothing() {
     assert!(world.stone_in("m", ["undo"]).ok().starts_with("Transaction T2 undid T1"));
     assert_eq!(read(&world, "m/a"), "bad");
 }
+
+#[test]
+fn history_is_forgotten_but_for_what_tags_and_branches_need() {
+    let world = World::mounted();
+    let stone = |args: &[&str]| world.stone_in("m", args);
+    let noise =
+        |seed: u8| (0..300_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8 ^ seed).collect::<Vec<u8>>();
+    fs::write(world.path("m/a"), noise(1)).unwrap();
+    stone(&["tag", "kept"]).ok();
+    fs::write(world.path("m/a"), noise(2)).unwrap();
+    let middle = stone(&["sync"]).ok();
+    fs::write(world.path("m/a"), noise(3)).unwrap();
+    let point = stone(&["sync"]).ok();
+    let dry = stone(&["prune", "--before", point.trim(), "--dry-run", "--json"]).json();
+    assert!(dry["versions"].as_u64().unwrap() > 0 && dry["bytes"].as_u64().unwrap() > 200_000, "{dry}");
+    assert!(world.path("m/.history").join(middle.trim()).exists());
+    let done = stone(&["prune", "--before", point.trim(), "--json"]).json();
+    assert_eq!((&done["versions"], &done["bytes"]), (&dry["versions"], &dry["bytes"]));
+    assert!(stone(&["diff", middle.trim()]).fails(1).contains("pruned"));
+    assert_eq!(fs::read(world.path("m/.history/kept/a")).unwrap(), noise(1));
+    assert_eq!(fs::read(world.path("m/a")).unwrap(), noise(3));
+    let returned = stone(&["gc", "--json"]).json();
+    assert!(returned["returned"].as_u64().unwrap() > 0, "{returned}");
+    assert_eq!(stone(&["check"]).ok(), "");
+    stone(&["prune"]).fails(2);
+    assert!(stone(&["prune", "--before", "e99999"]).fails(1).contains("future"));
+    let verified = stone(&["verify"]);
+    assert_eq!((verified.status, verified.err.as_str()), (0, ""), "{verified:?}");
+}
