@@ -62,13 +62,17 @@ impl Chain {
     /// # Errors
     /// What the store reports.
     pub fn load(read: &dyn ReadTxn) -> Result<Chain> {
-        let mut last = None;
-        let mut from = 1;
+        // Gallops to the last link: a start must not take longer the longer the history is.
+        let mut last: Option<DigestRow> = None;
+        let (mut step, mut growing) = (1u64, true);
         loop {
-            let page = read.digests(from)?;
-            let Some(row) = page.last() else { break };
-            from = row.number + 1;
-            last = page.into_iter().last();
+            let from = last.as_ref().map_or(0, |row| row.number).saturating_add(step);
+            match read.digests(from)?.pop() {
+                Some(row) => last = Some(row),
+                None if step == 1 => break,
+                None => growing = false,
+            }
+            step = if growing { step.saturating_mul(2) } else { (step / 2).max(1) };
         }
         if let Some(row) = last {
             return Ok(Chain {

@@ -150,7 +150,7 @@ pub trait ReadTxn {
     /// Lists the process entities of a name, of a label, or started by one, by number.
     fn processes_by(&self, key: &ProcessKey) -> Result<Vec<ProcessRow>>;
 
-    /// Lists the chain of digests from a link's number on, ascending.
+    /// Lists the next links of the chain of digests from a number on, ascending: some of them, none only at the end.
     fn digests(&self, from: u64) -> Result<Vec<DigestRow>>;
 
     /// Visits every row of the temporal tables, table by table, in the order of key, branch and

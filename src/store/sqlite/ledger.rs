@@ -51,8 +51,9 @@ pub(super) fn put_setting(conn: &Connection, key: &str, value: Option<&[u8]>) ->
 }
 
 pub(super) fn digests(conn: &Connection, from: u64) -> Result<Vec<DigestRow>> {
-    let mut statement =
-        conn.prepare_cached("SELECT number, seq, digest, records FROM digest WHERE number>=?1 ORDER BY number")?;
+    let mut statement = conn.prepare_cached(
+        "SELECT number, seq, digest, records FROM digest WHERE number>=?1 ORDER BY number LIMIT 1000",
+    )?;
     let mut rows = statement.query([codec::int(from)])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
