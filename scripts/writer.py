@@ -111,6 +111,20 @@ def found_prefix(seed, tree, upto):
             return best
 
 
+def nearest(seed, tree, upto):
+    """What a tree that is no prefix differs in from the state that is nearest to it."""
+    state, best = {}, None
+    for number, call in enumerate(calls(random.Random(seed)), 1):
+        replay(state, call)
+        if abs(len(state) - len(tree)) < 3:
+            odd = {n for n in state.keys() | tree.keys() if state.get(n) != tree.get(n)}
+            if best is None or len(odd) < len(best[1]):
+                sizes = {n: [len(s[n]) if n in s else None for s in (state, tree)] for n in sorted(odd)[:5]}
+                best = number, odd, sizes
+        if number > upto + 2:
+            return f"nearest to call {best[0]}; sizes there and here: {best[2]}" if best else "like no state at all"
+
+
 def acknowledged(log):
     """The whole lines of a log: (number, time, whether an fsync)."""
     lines = log.read_text().splitlines(keepends=True) if log.exists() else []
