@@ -6,9 +6,11 @@ mod shell;
 mod store_conformance;
 mod store_resolution;
 mod store_sqlite;
+mod version_cases;
 mod version_merge;
 mod version_past;
 mod version_random;
+mod version_serial;
 mod version_txn;
 #[allow(dead_code)]
 mod world;

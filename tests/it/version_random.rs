@@ -183,14 +183,14 @@ fn merge_conflicts(base: &Model, ours: &Model, theirs: &Model) -> bool {
 }
 
 /// One random step: what, on which path, with which number.
-type Step = (u8, u8, u8);
+pub type Step = (u8, u8, u8);
 
-fn steps(max: usize) -> impl Strategy<Value = Vec<Step>> {
+pub fn steps(max: usize) -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(any::<Step>(), 0..max)
 }
 
 /// Does a random step in a view; names and contents are new each time, so that values tell changes.
-fn step(w: &World, view: View, (what, which, other): Step, counter: &mut u32) {
+pub fn step(w: &World, view: View, (what, which, other): Step, counter: &mut u32) {
     *counter += 1;
     let n = *counter;
     let tree = w.tree(view);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::changeset::{Changeset, Fault, Source};
 use super::super::conflict::{Conflict, ConflictKind, Resolution, Side};
+use super::super::delta::InodeDelta;
 use super::super::error::Result;
 use super::super::state::{Place, State, same_attrs, same_content};
 use super::super::text;
@@ -62,7 +63,9 @@ pub(crate) fn plan<'t>(
     options: PlanOptions,
 ) -> Result<Plan<'t>> {
     let things = Things::new(base, ours, theirs, known)?;
-    let any = !things.delta.is_empty();
+    // What was only written again, as a merge the other way round does, is nothing to merge.
+    let differs = |c: &InodeDelta| c.content || c.attrs || c.before.is_none() || c.after.is_none();
+    let any = !things.delta.entries.is_empty() || things.delta.inodes.values().any(differs);
     let mut merger = Merger {
         things,
         changes: Changeset::new(ours, options.now),
