@@ -9,6 +9,7 @@ mod store_sqlite;
 mod version_cases;
 mod version_merge;
 mod version_past;
+mod version_prune;
 mod version_random;
 mod version_serial;
 mod version_txn;
