@@ -60,7 +60,7 @@ impl World {
             argv: Some(
                 format!("{program}\0-o\0build/object-{}.o\0src/part-{}.c\0", self.processes, self.processes).into(),
             ),
-            cwd: Some(b"/work/project".to_vec()),
+            cwd: Some(b"/home/me/project".to_vec()),
             session: 900,
             cgroup: Some(b"/user.slice/user-1000.slice/session-3.scope".to_vec()),
             started: self.clock.now(),
