@@ -1,5 +1,7 @@
 //! Integration tests, one binary.
 
+mod damage;
+mod faults;
 mod queries;
 mod record;
 mod shell;

@@ -5,20 +5,20 @@ use std::sync::Arc;
 
 use stonefs::engine::{Engine, FsError, Options, RenameMode, XattrMode};
 use stonefs::store::sqlite::SqliteStore;
-use stonefs::store::{InitOptions, TxnKind, TxnRow};
+use stonefs::store::{InitOptions, Store, TxnKind, TxnRow};
 use stonefs::types::{BranchId, Caller, Clock, FixedClock, Ino, Kind, SetAttr, Timestamp, View};
 use stonefs::version::conflict::{Conflict, ConflictKind};
 use stonefs::version::txn::{self, BeginOptions, CommitOptions, CommitOutcome};
 use stonefs::version::{RefContext, diff, resolve};
 
 pub const MAIN: View = View { branch: BranchId::MAIN, at: stonefs::types::At::Live };
-const START: Timestamp = Timestamp(1_795_340_400_000_000_000); // 2026-11-22T09:40:00Z
+pub const START: Timestamp = Timestamp(1_795_340_400_000_000_000); // 2026-11-22T09:40:00Z
 
 pub struct World {
     pub engine: Arc<Engine>,
     pub clock: Arc<FixedClock>,
     pub caller: Caller,
-    _dir: tempfile::TempDir,
+    _dir: Option<tempfile::TempDir>,
 }
 
 impl World {
@@ -28,7 +28,14 @@ impl World {
         let init = InitOptions { now: START, uid: 0, gid: 0, settings: Vec::new() };
         let store = SqliteStore::create(&dir.path().join("w.stone"), &init).unwrap();
         let engine = Engine::open(Arc::new(store), clock.clone(), Options::default()).unwrap();
-        World { engine, clock, caller: Caller::default(), _dir: dir }
+        World { engine, clock, caller: Caller::default(), _dir: Some(dir) }
+    }
+
+    /// A world over a store that the test made itself.
+    pub fn over(store: Arc<dyn Store>, options: Options) -> World {
+        let clock = Arc::new(FixedClock::new(START));
+        let engine = Engine::open(store, clock.clone(), options).unwrap();
+        World { engine, clock, caller: Caller::default(), _dir: None }
     }
 
     pub fn tick(&self, seconds: i64) {
@@ -69,7 +76,8 @@ impl World {
         let handle = match self.engine.lookup(view, dir, name) {
             Ok(attr) if attr.kind == Kind::Dir => return Err(FsError::IsDir),
             Ok(attr) => self.engine.open_file(view, attr.ino, flags, &self.caller)?,
-            Err(_) => self.engine.create(view, dir, name, 0o644, 0, flags, &self.caller)?.1,
+            Err(FsError::NotFound) => self.engine.create(view, dir, name, 0o644, 0, flags, &self.caller)?.1,
+            Err(error) => return Err(error),
         };
         self.engine.write(handle, 0, content.as_bytes(), false, &self.caller)?;
         self.engine.release(handle)
