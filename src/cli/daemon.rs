@@ -36,6 +36,7 @@ use super::error::{About, Error, Result};
 use super::mount::{ENDING, MOUNT, MountRequest};
 use super::options::MountOptions;
 use super::private::PrivateDir;
+use super::retention::Keeper;
 use super::run::{RUN_BEGIN, RUN_END, RUN_ENTERED, RUN_PREVIEW, RunBegin, RunEnd};
 use super::runs::{Parts, Run};
 use super::text::Text;
@@ -139,8 +140,13 @@ pub fn serve(database: &Path, dir: &Path, options: &MountOptions, ready: &mut dy
         }
     })?;
     log::info!("{} is mounted at {}", database.display(), dir.display());
+    let keeper = Keeper::start(&daemon.engine, &daemon);
+    if let Err(error) = &keeper {
+        log::warn!("{error}");
+    }
     ready();
     let ended = daemon.run(&server, &woken);
+    drop(keeper);
     handle.close();
     drop(listener.join());
     ended

@@ -31,6 +31,7 @@ mod place;
 mod private;
 mod prune;
 mod ps;
+mod retention;
 mod rollback;
 mod run;
 mod runs;

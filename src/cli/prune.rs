@@ -2,13 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::EventDraft;
 use crate::store::{Prune, Pruned};
-use crate::types::{BranchId, Op, View};
 
 use super::app::App;
 use super::context::Context;
-use super::error::Result;
+use super::error::{Error, Result};
+use super::retention;
 use super::screen::bytes;
 use super::text::{Text, point};
 use super::works::Work;
@@ -18,6 +17,8 @@ Examples:
   stone prune --before 30d --dry-run      says what would be forgotten, and what that frees
   stone prune --before 30d                forgets it
   stone prune --before v2; stone gc       ... and returns the space to the disk
+  stone prune --keep 30d                  from now on, the mounted database forgets what is older
+  stone prune --keep all                  ... and from now on forgets nothing by itself any more
 What tags, branches and open transactions need is kept. A state before REF that was forgotten cannot
 be named any more; there is no way back. The chain of digests stays whole: `stone verify` says from
 where on the record is complete.";
@@ -36,8 +37,11 @@ const STEP: u32 = 256;
 #[command(after_help = EXAMPLES)]
 pub struct PruneArgs {
     /// The first state that is kept
-    #[arg(long, value_name = "REF", allow_hyphen_values = true)]
-    before: Text,
+    #[arg(long, value_name = "REF", allow_hyphen_values = true, required_unless_present = "keep")]
+    before: Option<Text>,
+    /// Sets how long history is kept from now on (30d, 12h, 2w, all); the daemon forgets what is older
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["before", "dry_run"])]
+    keep: Option<Text>,
     /// Only says what would be forgotten
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -82,22 +86,33 @@ impl Work for PruneWork {
     fn execute(&self, context: &Context<'_>) -> Result<PruneOut> {
         context.settle()?;
         let before = context.point_of(&self.before)?;
-        let mut pins = Vec::new();
-        for mount in context.host.mounts() {
-            if let Some(at) = mount.at {
-                pins.extend(context.engine.lineage(View::as_of(mount.live.branch, at))?.0.iter().copied());
-            }
-        }
-        if !self.dry_run {
-            // recorded first, so that nothing is ever missing that no event accounts for
-            let draft = EventDraft { op: Op::Prune, txn: None, old: None, new: Some(point(before).into_bytes()) };
-            context.engine.record(BranchId::MAIN, draft, Vec::new(), &context.caller)?;
-            context.engine.sync()?;
-        }
+        let pins = retention::pins(context.engine, &context.host.mounts())?;
         context.report("forgetting", 0, 0);
-        let request = Prune { before, pins, dry_run: self.dry_run };
-        let Pruned { before, rows, events, chunks, bytes } = context.engine.store().prune(&request)?;
+        let pruned = if self.dry_run {
+            context.engine.store().prune(&Prune { before, pins, dry_run: true })?
+        } else {
+            retention::forget(context.engine, before, pins, &context.caller)?
+        };
+        let Pruned { before, rows, events, chunks, bytes } = pruned;
         Ok(PruneOut { before: point(before), dry_run: self.dry_run, versions: rows, events, contents: chunks, bytes })
+    }
+}
+
+/// The work of `stone prune --keep`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Keep {
+    /// How long history is kept; `all` for good.
+    pub keep: Text,
+}
+
+impl Work for Keep {
+    const NAME: &'static str = "keep";
+    const CHANGES: bool = true;
+    type Output = Keep;
+
+    fn execute(&self, context: &Context<'_>) -> Result<Keep> {
+        retention::set(context.engine, &self.keep, &context.caller)?;
+        Ok(Keep { keep: self.keep.clone() })
     }
 }
 
@@ -140,7 +155,13 @@ impl Work for Gc {
 
 impl PruneArgs {
     pub(super) fn run(self, app: &App) -> Result<u8> {
-        let done = app.ask(&PruneWork { before: self.before, dry_run: self.dry_run })?;
+        if let Some(keep) = self.keep {
+            retention::parse(&keep)?;
+            let set = app.ask(&Keep { keep })?;
+            return app.show(&set, false, |_, _| Ok(())).map(|()| 0);
+        }
+        let before = self.before.ok_or_else(|| Error::usage("give --before REF or --keep TIME"))?;
+        let done = app.ask(&PruneWork { before, dry_run: self.dry_run })?;
         app.show(&done, false, |screen, done| {
             let verb = if done.dry_run { "Would forget" } else { "Forgot" };
             screen.line(format!(

@@ -95,6 +95,8 @@ pub struct StatusOut {
     pub time: When,
     /// Sizes in bytes.
     pub space: Space,
+    /// How long history is kept, where not for good (`stone prune --keep`).
+    pub keep: Option<Text>,
     /// How far the clock stands behind the last event in nanoseconds, where that is more than a second.
     pub clock_behind: Option<i64>,
     /// The daemon's log.
@@ -140,6 +142,7 @@ impl Work for Status {
             point: point(seq),
             time: When(time),
             space: engine.store().space()?,
+            keep: super::retention::standing(engine)?.map(|(keep, _)| keep),
             clock_behind: (seq > Seq::ZERO && behind > STEP_NS).then_some(behind),
             log: log.map(|path| path.into_os_string().into()),
         })
@@ -204,6 +207,9 @@ impl StatusArgs {
                 ),
             );
             row("disk", format!("{} free of {}", bytes(space.disk_free), bytes(space.disk_total)));
+            if let Some(keep) = &status.keep {
+                row("history", format!("kept for {}; what is older is forgotten", keep.shown()));
+            }
             if let (true, Some(log)) = (verbose, &status.log) {
                 row("log", log.shown());
             }

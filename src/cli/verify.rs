@@ -60,6 +60,8 @@ pub struct Proven {
     pub rows: u64,
     /// Chunks of content compared.
     pub chunks: u64,
+    /// The first point that was not pruned: what came before it is proven by its digests alone.
+    pub pruned_before: Option<String>,
     /// What does not fit.
     pub findings: Vec<String>,
 }
@@ -115,6 +117,7 @@ impl Work for Verify {
             events: proof.events,
             rows: proof.rows,
             chunks: proof.chunks,
+            pruned_before: proof.pruned_before.map(point),
             findings,
         })
     }
@@ -139,6 +142,9 @@ impl VerifyArgs {
             }
         })?;
         if proven.sound && !print_head {
+            if let Some(before) = proven.pruned_before.as_ref().filter(|_| !app.globals.quiet && !app.globals.json) {
+                app.note(format!("pruned before {before}: of what came earlier, the digests fit"));
+            }
             let Proven { events, rows, chunks, links, .. } = &proven;
             if app.globals.verbose > 0 {
                 app.note(format!("{links} links, {events} events, {rows} rows and {chunks} chunks fit"));

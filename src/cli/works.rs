@@ -71,6 +71,7 @@ registry! {
     super::log::LogPage,
     super::merge::Merge,
     super::prune::Gc,
+    super::prune::Keep,
     super::prune::PruneWork,
     super::rollback::Rollback,
     super::ps::Ps,

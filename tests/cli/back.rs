@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::stone::World;
 
@@ -138,5 +140,35 @@ fn history_is_forgotten_but_for_what_tags_and_branches_need() {
     stone(&["prune"]).fails(2);
     assert!(stone(&["prune", "--before", "e99999"]).fails(1).contains("future"));
     let verified = stone(&["verify"]);
-    assert_eq!((verified.status, verified.err.as_str()), (0, ""), "{verified:?}");
+    assert_eq!((verified.status, verified.out.as_str()), (0, ""), "{verified:?}");
+    assert!(verified.err.contains(&format!("pruned before {}", point.trim())), "{verified:?}");
+}
+
+#[test]
+fn a_standing_policy_forgets_in_the_background() {
+    let world = World::mounted();
+    let stone = |args: &[&str]| world.stone_in("m", args);
+    fs::write(world.path("m/a"), "first").unwrap();
+    stone(&["tag", "kept"]).ok();
+    fs::write(world.path("m/a"), "second").unwrap();
+    let old = stone(&["sync"]).ok();
+    fs::write(world.path("m/a"), "third").unwrap();
+    for bad in ["never", "0d", "now"] {
+        stone(&["prune", "--keep", bad]).fails(2);
+    }
+    stone(&["prune", "--keep", "1s", "--before", "now"]).fails(2);
+    assert_eq!(stone(&["prune", "--keep", "1s"]).ok(), "");
+    assert_eq!(stone(&["status", "--json"]).json()["keep"], "1s");
+    let start = Instant::now();
+    while stone(&["diff", old.trim()]).status == 0 {
+        assert!(start.elapsed() < Duration::from_secs(60), "nothing was forgotten");
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(stone(&["diff", old.trim()]).fails(1).contains("pruned"));
+    assert_eq!(read(&world, "m/a"), "third");
+    assert_eq!(fs::read(world.path("m/.history/kept/a")).unwrap(), b"first");
+    stone(&["prune", "--keep", "all"]).ok();
+    assert!(stone(&["status", "--json"]).json()["keep"].is_null());
+    assert_eq!(stone(&["check"]).ok(), "");
+    assert_eq!(stone(&["verify"]).status, 0);
 }
