@@ -25,7 +25,7 @@ use crate::audit::{ProcessSink, ProcessTable};
 use crate::control::{self, Failure, Peer, Reply, Request, Server, Service, Session};
 use crate::engine::{Engine, EventDraft, FsError, Options};
 use crate::fuse::{self, MountError};
-use crate::store::{Mutation, TxnRow};
+use crate::store::{COMPRESSION, Mutation, TxnRow};
 use crate::types::{At, BranchId, Caller, Clock, Op, ProcId, Seq, SystemClock, TxnId, View};
 use crate::version::{RefContext, refs};
 use crate::vfs::{History, OpenFiles, SessionOptions, Vfs};
@@ -284,6 +284,7 @@ impl Daemon {
         }
         let name = dir.as_os_str().as_bytes();
         let root = self.view_of(options, origin)?;
+        self.tune(options)?;
         let session = SessionOptions {
             root,
             read_only: options.read_only,
@@ -319,6 +320,24 @@ impl Daemon {
             shown_as: (options.uid, options.gid),
             mount: Arc::new(mount),
         });
+        Ok(())
+    }
+
+    /// Sets what concerns the whole database; of several mounts, the last that says something decides.
+    fn tune(&self, options: &MountOptions) -> Result<()> {
+        if options.size.is_some() {
+            self.engine.limit_size(options.size);
+        }
+        if options.verify {
+            self.engine.store().verify_content(true);
+        }
+        if let Some(compress) = options.compress {
+            let wanted: &[u8] = if compress { b"zstd" } else { b"none" };
+            let setting = self.engine.store().read()?.setting(COMPRESSION)?;
+            if setting.as_deref().unwrap_or(b"none") != wanted {
+                self.engine.set_setting(COMPRESSION, Some(wanted))?;
+            }
+        }
         Ok(())
     }
 

@@ -36,7 +36,9 @@ Examples:
 Options (-o): ro; allow_other; nonempty (hide what is in DIR); writeback (the kernel collects
 writes: small writes are faster, creates slower); branch=NAME; at=REF; history=root|everywhere
 (everywhere: each directory has its own .history); audit=all (record opens for reading too);
-uid=, gid= (show all files as this user's). nosuid, nodev, noexec and the like go to the kernel.
+uid=, gid= (show all files as this user's); size=20G (the most that the database may use: full as a
+disk would be, until history is pruned); verify (compare content with its hash whenever it is read);
+compress, compress=none (whether new content is compressed, from now on). nosuid, nodev, noexec and the like go to the kernel.
 
 A crash of the daemon alone loses at most the last second; nothing that was fsynced.";
 

@@ -41,6 +41,15 @@ pub struct MountOptions {
     /// diff and merge live from it.
     #[serde(default)]
     pub audit_none: bool,
+    /// The most bytes that the database may use.
+    #[serde(default)]
+    pub size: Option<u64>,
+    /// Content is compared with its hash whenever it is read.
+    #[serde(default)]
+    pub verify: bool,
+    /// New content is compressed.
+    #[serde(default)]
+    pub compress: Option<bool>,
     /// Passed to the kernel.
     pub kernel: Vec<String>,
 }
@@ -81,6 +90,13 @@ impl MountOptions {
             ("history", Some(b"everywhere")) => self.history_everywhere = true,
             ("audit", Some(b"all")) => self.audit_all = true,
             ("audit", Some(b"none")) => self.audit_none = true,
+            ("size", Some(value)) => {
+                self.size = Some(bytes(value).ok_or_else(|| Error::usage("no size; give one as 20G, 500M or bytes"))?);
+            }
+            ("verify", None) => self.verify = true,
+            ("compress", None) => self.compress = Some(true),
+            ("compress", Some(b"zstd")) => self.compress = Some(true),
+            ("compress", Some(b"none")) => self.compress = Some(false),
             ("uid", Some(value)) => self.uid = Some(id(value).ok_or_else(|| Error::usage("no such user"))?),
             ("gid", Some(value)) => self.gid = Some(id(value).ok_or_else(|| Error::usage("not a group's number"))?),
             (key, None) if KERNEL.contains(&key) => self.kernel.push(key.to_owned()),
@@ -88,12 +104,29 @@ impl MountOptions {
             _ => {
                 return Err(Error::usage(
                     "is not an option of mount; there are ro allow_other nonempty writeback branch=NAME at=REF \
-                     history=root|everywhere audit=all uid= gid=",
+                     history=root|everywhere audit=all uid= gid= size= verify compress[=zstd|none]",
                 ));
             }
         }
         Ok(())
     }
+}
+
+/// `20G`, `500M`, `4096`: a number of bytes, with a power of 1024.
+fn bytes(value: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(value).ok()?;
+    let (digits, shift) = match text.char_indices().last()? {
+        (at, 'k' | 'K') => (text.get(..at)?, 10),
+        (at, 'm' | 'M') => (text.get(..at)?, 20),
+        (at, 'g' | 'G') => (text.get(..at)?, 30),
+        (at, 't' | 'T') => (text.get(..at)?, 40),
+        _ => (text, 0),
+    };
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let number = digits.parse::<u64>().ok()?.checked_mul(1 << shift)?;
+    (number > 0 && number <= i64::MAX as u64).then_some(number)
 }
 
 #[cfg(test)]
@@ -111,6 +144,16 @@ mod tests {
         assert_eq!(options.branch, Some("x".into()));
         assert_eq!((options.uid, options.gid), (Some(0), Some(5)));
         assert_eq!(options.kernel, ["nosuid"]);
+    }
+
+    #[test]
+    fn sizes_are_powers_of_1024() {
+        for (text, size) in [("size=20G", 20 << 30), ("size=1k", 1024), ("size=4096", 4096)] {
+            assert_eq!(parse(text).unwrap().size, Some(size));
+        }
+        for bad in ["size", "size=", "size=G", "size=-1", "size=0", "size=1.5G", "size=99999999999T", "size=+5"] {
+            assert_eq!(parse(bad).unwrap_err().status(), 2, "{bad}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::acl::{self, Acl};
 use super::content::CAPABILITY;
 use super::core::{Core, Moment};
+use super::quota::ROW_BYTES;
 use super::{Engine, FsError, Handle, Result, XattrMode};
 use crate::store::{Content, Mutation};
 use crate::types::{Attr, Caller, Ino, Kind, Op, Permissions, SetAttr, SetTime, Timestamp, View};
@@ -94,6 +95,7 @@ impl Engine {
             return Err(FsError::TooBig);
         }
         let mut core = self.enter_writable(view)?;
+        self.room(&mut core, ROW_BYTES + value.len())?;
         let old = core.xattr(view, ino, name)?;
         match (mode, &old) {
             (XattrMode::Create, Some(_)) => return Err(FsError::Exists),

@@ -181,6 +181,15 @@ impl Engine {
         Ok(moment.seq)
     }
 
+    /// Changes a setting of the database, which is no event of the tree's history.
+    pub fn set_setting(&self, key: &str, value: Option<&[u8]>) -> Result<()> {
+        let mut core = self.core();
+        core.writable()?;
+        core.push(Mutation::Setting(key.to_owned(), value.map(<[u8]>::to_vec)));
+        self.queued(&mut core);
+        Ok(())
+    }
+
     /// Records a mutation that failed in the daemon; the event's number and times are filled in.
     pub fn record_failure(&self, event: EventRow) {
         let mut core = self.core();

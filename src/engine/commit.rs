@@ -354,6 +354,7 @@ fn commit(shared: &Arc<Shared>, batch: &mut Batch) -> bool {
                     core.durable = batch.upto;
                 }
                 core.inflight_bytes = core.inflight_bytes.saturating_sub(batch.bytes);
+                core.committed_bytes(batch.bytes);
                 core.full = false;
                 core.shed_blocks();
                 progressed(shared, core);
@@ -449,10 +450,14 @@ fn hash_chunks(group: &mut Group) {
 /// The checkpointer: keeps the log short, beside the writer.
 pub(super) fn checkpoint_often(shared: &Arc<Shared>) {
     let mut guard = shared.checkpoint_lock.lock();
+    let mut told = None;
     while !shared.stopping.load(Ordering::SeqCst) {
         shared.checkpoint.wait_for(&mut guard, CHECKPOINT_INTERVAL);
-        if let Err(error) = shared.store.checkpoint() {
+        let failed = shared.store.checkpoint().err();
+        // A full disk fails it twice a second: said once.
+        if let Some(error) = failed.as_ref().filter(|_| failed != told) {
             log::warn!("checkpoint: {error}");
         }
+        told = failed;
     }
 }

@@ -8,6 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::commit::Done;
 use super::node::{Body, Node, Tree};
+use super::quota::Quota;
 use super::{EventDraft, FsError, Options, Result};
 use crate::store::{
     BranchRow, Content, Counters, EventRow, InodeRow, Mutation, ReadTxn, Store, StoreError, TagRow, TxnKind, TxnRow,
@@ -75,6 +76,7 @@ pub(super) struct Core {
     pub sealed: VecDeque<(BranchId, Ino, u64, u64, usize)>,
     pub sealed_bytes: usize,
     pub weight: usize,
+    pub quota: Quota,
 }
 
 /// An open file.
@@ -147,6 +149,7 @@ impl Core {
             sealed: VecDeque::new(),
             sealed_bytes: 0,
             weight: 0,
+            quota: Quota::default(),
         })
     }
 

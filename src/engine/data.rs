@@ -9,6 +9,7 @@ use super::content::SIZE_MAX;
 use super::core::{Core, OpenFile};
 use super::names::Creation;
 use super::node::Block;
+use super::quota::ROW_BYTES;
 use super::{Engine, Fallocate, FsError, Handle, Result, Whence};
 use crate::store::{CHUNK_SIZE, Content, Mutation};
 use crate::types::{At, Attr, Caller, ChunkId, Ino, Kind, Op, Permissions, Seq, View};
@@ -38,6 +39,7 @@ impl Engine {
         caller: &Caller,
     ) -> Result<(Attr, Handle)> {
         let mut core = self.enter_writable(view)?;
+        self.room(&mut core, ROW_BYTES)?;
         let creation = Creation { op: Op::Create, kind: Kind::File, perm, umask, rdev: 0, target: None };
         let attr = core.make(view, parent, name, &creation, caller)?;
         let handle = core.open(view, attr.ino, flags & !libc::O_TRUNC, caller)?;
@@ -156,6 +158,7 @@ impl Engine {
         self.wait_held(&mut core, open.view.branch);
         core.writable()?;
         self.throttle(&mut core)?;
+        self.room(&mut core, data.len())?;
         let size = core.node(open.view, open.ino)?.row.size;
         let offset = if open.append { size } else { offset };
         let end = offset.checked_add(data.len() as u64).filter(|&end| end <= SIZE_MAX).ok_or(FsError::TooLarge)?;

@@ -15,6 +15,7 @@ mod data;
 mod error;
 mod names;
 mod node;
+mod quota;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -241,11 +242,17 @@ impl Engine {
         let space = self.shared.store.space()?;
         let used = self.core().counters.next_ino.0;
         let total = space.total + space.disk_free;
-        let free_inodes = space.disk_free / 512;
+        let mut free = space.disk_free + space.reclaimable;
+        let mut total = total.max(free);
+        if let Some((limit, used)) = self.quota()? {
+            free = free.min(limit.saturating_sub(used));
+            total = limit.min(used + free).max(free);
+        }
+        let free_inodes = free / 512;
         Ok(Statfs {
             block_size: BLOCK as u32,
             blocks: total / BLOCK,
-            free: (space.disk_free + space.reclaimable) / BLOCK,
+            free: free / BLOCK,
             files: used + free_inodes,
             files_free: free_inodes,
         })

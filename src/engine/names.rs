@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::acl::{self, Acl};
 use super::core::{Core, Moment, join, new_row};
 use super::node::Node;
+use super::quota::ROW_BYTES;
 use super::{DirEntry, Engine, FsError, RenameMode, Result};
 use crate::store::{Content, Mutation};
 use crate::types::{Attr, Caller, Ino, Kind, Name, Op, Permissions, View};
@@ -157,6 +158,7 @@ impl Engine {
         caller: &Caller,
     ) -> Result<Attr> {
         let mut core = self.enter_writable(view)?;
+        self.room(&mut core, ROW_BYTES)?;
         let attr = core.make(view, parent, name, creation, caller)?;
         self.queued(&mut core);
         Ok(attr)
@@ -165,6 +167,7 @@ impl Engine {
     /// Gives a further name to an inode that is no directory.
     pub fn link(&self, view: View, ino: Ino, parent: Ino, name: &[u8], caller: &Caller) -> Result<Attr> {
         let mut core = self.enter_writable(view)?;
+        self.room(&mut core, ROW_BYTES)?;
         let name = core.free_name(view, parent, name)?;
         let node = core.node(view, ino)?;
         if node.row.kind == Kind::Dir {

@@ -138,6 +138,10 @@ impl Store for FailingStore {
         self.inner.space()
     }
 
+    fn verify_content(&self, on: bool) {
+        self.inner.verify_content(on);
+    }
+
     fn check(&self) -> Result<Vec<String>> {
         self.inner.check()
     }

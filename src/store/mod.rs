@@ -35,6 +35,9 @@ pub const CHUNK_SIZE: usize = 128 * 1024;
 /// The largest content in bytes that is kept in the inode's own row.
 pub const INLINE_MAX: usize = 2048;
 
+/// The setting that says how new chunks are compressed: `zstd`, or `none`.
+pub const COMPRESSION: &str = "compression";
+
 /// A database that holds a whole tree and its history.
 pub trait Store: Send + Sync + 'static {
     /// Opens a snapshot of everything committed so far.
@@ -52,6 +55,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Tells how many bytes the database uses.
     fn space(&self) -> Result<Space>;
+
+    /// From now on compares every chunk that is read with its hash, or no longer does; what does not
+    /// fit is [`StoreError::Corrupt`].
+    fn verify_content(&self, on: bool);
 
     /// Looks for damage: page structure, dangling rows, overlapping periods. One line a finding.
     fn check(&self) -> Result<Vec<String>>;

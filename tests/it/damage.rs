@@ -25,7 +25,7 @@ use crate::world::{MAIN, START, World};
 /// Cases of one process.
 const BATCH: u64 = 40;
 /// The longest that one process may take, on a machine that is busy.
-const BATCH_TIME: Duration = Duration::from_secs(300);
+const BATCH_TIME: Duration = Duration::from_secs(120);
 /// The most address space of a process: a dozen connections map the small database, nothing is large.
 const MEMORY: u64 = 4 << 30;
 /// Directories deeper than any that was made are a circle.

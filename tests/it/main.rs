@@ -5,6 +5,7 @@ mod faults;
 mod queries;
 mod record;
 mod shell;
+mod space;
 mod store_conformance;
 mod store_resolution;
 mod store_sqlite;

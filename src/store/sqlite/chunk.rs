@@ -88,6 +88,15 @@ pub(super) fn read(conn: &Connection, id: ChunkId) -> Result<Arc<[u8]>> {
     Ok(Arc::from(bytes))
 }
 
+/// Reads and decodes a chunk, and compares it with its hash.
+pub(super) fn read_verified(conn: &Connection, id: ChunkId) -> Result<Arc<[u8]>> {
+    let bytes = read(conn, id)?;
+    if blake3::hash(&bytes).as_bytes() != &hash(conn, id)? {
+        return Err(damaged(id, "its content is not what its hash says"));
+    }
+    Ok(bytes)
+}
+
 pub(super) fn hash(conn: &Connection, id: ChunkId) -> Result<ChunkHash> {
     let mut statement = conn.prepare_cached("SELECT hash FROM chunk WHERE id=?1")?;
     let mut rows = statement.query([codec::int(id.0)])?;
@@ -243,11 +252,18 @@ impl Encoder {
 }
 
 fn delta(conn: &Connection, base: ChunkId, data: &[u8]) -> Result<Option<Vec<u8>>> {
-    let (depth, below) = chain(conn, base)?;
-    if depth >= CHAIN_MAX {
-        return Ok(None);
+    let made = || -> Result<Option<Vec<u8>>> {
+        let (depth, below) = chain(conn, base)?;
+        if depth >= CHAIN_MAX {
+            return Ok(None);
+        }
+        Ok(difference(&read(conn, base)?, data, depth + 1, below))
+    };
+    match made() {
+        // Nothing new is to stand on what is damaged, and writing over it is how it goes.
+        Err(StoreError::Corrupt(_)) => Ok(None),
+        other => other,
     }
-    Ok(difference(&read(conn, base)?, data, depth + 1, below))
 }
 
 /// Returns how many deltas a chunk stands on, itself counted, and their bytes.

@@ -13,14 +13,19 @@ pub(super) fn int(value: u64) -> i64 {
     value as i64
 }
 
+fn unsigned(value: i64) -> Result<u64> {
+    // SQLite would order it below, and the program above all others: a search that goes by both never ends.
+    u64::try_from(value).map_err(|_| StoreError::Corrupt(format!("a negative number where none can be ({value})")))
+}
+
 /// Reads an unsigned number.
 pub(super) fn uint(row: &Row<'_>, column: usize) -> Result<u64> {
-    Ok(row.get::<_, i64>(column)? as u64)
+    unsigned(row.get::<_, i64>(column)?)
 }
 
 /// Reads an unsigned number that may be missing.
 pub(super) fn opt_uint(row: &Row<'_>, column: usize) -> Result<Option<u64>> {
-    Ok(row.get::<_, Option<i64>>(column)?.map(|value| value as u64))
+    row.get::<_, Option<i64>>(column)?.map(unsigned).transpose()
 }
 
 /// Reads a small unsigned number.

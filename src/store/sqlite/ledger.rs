@@ -5,19 +5,27 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::codec;
 use crate::store::{Counters, DigestRow, Result, StoreError};
 
+/// Far from the end of what a row can hold, so that no number given out ever reaches it.
+const COUNTER_MAX: u64 = 1 << 62;
+
 pub(super) fn counters(conn: &Connection) -> Result<Counters> {
     let mut statement = conn
         .prepare_cached("SELECT seq, time, next_ino, next_branch, next_txn, next_process FROM counters WHERE id=1")?;
     let mut rows = statement.query([])?;
     let Some(row) = rows.next()? else { return Err(StoreError::Corrupt("the counters are missing".to_string())) };
-    Ok(Counters {
+    let counters = Counters {
         seq: codec::seq(row, 0)?,
         time: codec::time(row, 1)?,
         next_ino: codec::ino(row, 2)?,
         next_branch: codec::branch(row, 3)?,
         next_txn: codec::txn(row, 4)?,
         next_process: codec::process(row, 5)?,
-    })
+    };
+    let Counters { seq, next_ino, next_branch, next_txn, next_process, .. } = counters;
+    if [seq.0, next_ino.0, next_branch.0, next_txn.0, next_process.0].into_iter().any(|number| number > COUNTER_MAX) {
+        return Err(StoreError::Corrupt("the counters are beyond what any database reaches".to_string()));
+    }
+    Ok(counters)
 }
 
 pub(super) fn put_counters(conn: &Connection, counters: &Counters) -> Result<()> {

@@ -56,6 +56,8 @@ pub struct SqliteStore {
     share: Mutex<Option<(Instant, (u64, u64))>>,
     closed: AtomicBool,
     failed: AtomicBool,
+    /// Whether content is compared with its hash when it is read.
+    verifying: AtomicBool,
 }
 
 /// How the file was opened.
@@ -123,6 +125,7 @@ impl SqliteStore {
             share: Mutex::new(None),
             closed: AtomicBool::new(false),
             failed: AtomicBool::new(false),
+            verifying: AtomicBool::new(false),
         })
     }
 
@@ -156,6 +159,7 @@ impl SqliteStore {
             share: Mutex::new(None),
             closed: AtomicBool::new(false),
             failed: AtomicBool::new(false),
+            verifying: AtomicBool::new(false),
         })
     }
 
@@ -270,6 +274,10 @@ impl Store for SqliteStore {
 
     fn space(&self) -> Result<Space> {
         upkeep::space(self)
+    }
+
+    fn verify_content(&self, on: bool) {
+        self.verifying.store(on, Ordering::Release);
     }
 
     fn check(&self) -> Result<Vec<String>> {

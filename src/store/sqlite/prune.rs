@@ -12,7 +12,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::write::Writer;
 use super::{SqliteStore, codec, ledger, lines};
-use crate::store::{BranchRow, Prune, Pruned, Result, TxnState, WriteTxn};
+use crate::store::{BranchRow, Prune, Pruned, Result, StoreError, TxnState, WriteTxn};
 use crate::types::{BranchId, ChunkId, Seq};
 
 /// The setting that holds the first event whose state is kept, in decimal.
@@ -23,6 +23,9 @@ const SLICE: usize = 5000;
 
 /// Chunks that one slice removes.
 const CHUNKS: usize = 200;
+
+/// More chunks than a disk holds; each costs a bit of memory while chunks are collected.
+const CHUNK_MAX: u64 = 1 << 32;
 
 /// Which rows may go.
 struct Plan {
@@ -175,7 +178,10 @@ struct Needed {
 impl Needed {
     fn of(conn: &Connection, gone: Option<&Plan>) -> Result<Needed> {
         let highest: Option<i64> = conn.query_row("SELECT max(id) FROM chunk", [], |row| row.get(0))?;
-        let highest = highest.unwrap_or(0) as u64;
+        let highest = highest.unwrap_or(0).max(0) as u64;
+        if highest > CHUNK_MAX {
+            return Err(StoreError::Corrupt(format!("chunk {highest}: no database reaches that number")));
+        }
         let mut needed = Needed { highest, bits: vec![0; highest as usize / 64 + 1] };
         let mut statement =
             conn.prepare("SELECT chunk, branch, valid_from, valid_to FROM extent WHERE chunk IS NOT NULL")?;
@@ -275,9 +281,15 @@ pub(super) fn prune(store: &SqliteStore, request: &Prune) -> Result<Pruned> {
             next = stopped;
         }
     }
-    let mut from = 0;
-    while from < request.before.0 {
-        let to = request.before.0.min(from + SLICE as u64);
+    let (mut from, end) = {
+        let conn = store.reader()?;
+        let first: Option<i64> = conn.query_row("SELECT min(seq) FROM event", [], |row| row.get(0))?;
+        let end = ledger::counters(&conn)?.seq.0.saturating_add(1).min(request.before.0);
+        store.give_back(conn);
+        (first.unwrap_or(0).max(0) as u64, end)
+    };
+    while from < end {
+        let to = end.min(from + SLICE as u64);
         pruned.events += step(store, |writer| {
             let stretch = (codec::int(from), codec::int(to));
             Ok(writer.conn.prepare_cached("DELETE FROM event WHERE seq>=?1 AND seq<?2")?.execute(stretch)? as u64)

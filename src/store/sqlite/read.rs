@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rusqlite::Connection;
 
@@ -16,6 +17,9 @@ use crate::types::{BranchId, ChunkId, Ino, Lineage, ProcId, Seq, Timestamp};
 pub(super) trait Connected {
     /// The connection.
     fn conn(&self) -> Result<&Connection>;
+
+    /// Whether content is compared with its hash.
+    fn verifying(&self) -> bool;
 }
 
 /// A snapshot, on a connection of the store's pool.
@@ -50,6 +54,10 @@ impl Connected for SqliteRead<'_> {
     fn conn(&self) -> Result<&Connection> {
         self.conn.as_ref().ok_or(StoreError::Closed)
     }
+
+    fn verifying(&self) -> bool {
+        self.store.verifying.load(Ordering::Acquire)
+    }
 }
 
 impl<T: Connected> ReadTxn for T {
@@ -82,7 +90,7 @@ impl<T: Connected> ReadTxn for T {
     }
 
     fn chunk(&self, id: ChunkId) -> Result<Arc<[u8]>> {
-        chunk::read(self.conn()?, id)
+        if self.verifying() { chunk::read_verified(self.conn()?, id) } else { chunk::read(self.conn()?, id) }
     }
 
     fn chunk_hash(&self, id: ChunkId) -> Result<ChunkHash> {

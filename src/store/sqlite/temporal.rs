@@ -48,7 +48,11 @@ pub(super) fn decide<T>(
     }
     let mut rest = segments.iter().peekable();
     while let Some(segment) = rest.peek() {
-        let Some((period, row)) = seek(Seek::Below, segment.branch, cut(segment))? else { return Ok(None) };
+        let (branch, at) = (segment.branch, cut(segment));
+        let Some((period, row)) = seek(Seek::Below, branch, at)? else { return Ok(None) };
+        if (period.branch, period.from) > (branch, at) {
+            return Err(StoreError::Corrupt(format!("a row of branch {} is out of order", period.branch)));
+        }
         while rest.next_if(|segment| segment.branch > period.branch).is_some() {}
         if let Some(segment) = rest.peek()
             && segment.branch == period.branch

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
@@ -13,14 +14,11 @@ use super::chunk::{self, Encoder};
 use super::event::Paths;
 use super::read::Connected;
 use super::{SqliteStore, connection, entry, event, extent, inode, ledger, lines, process, temporal, touched, xattr};
-use crate::store::{BranchRow, ChunkData, EventRow, Group, Mutation, Result, StoreError, WriteTxn};
+use crate::store::{BranchRow, COMPRESSION, ChunkData, EventRow, Group, Mutation, Result, StoreError, WriteTxn};
 use crate::types::{BranchId, ChunkId, Ino, Lineage, Segment, Seq};
 
 /// How long the writer waits in all for a foreign program that got in between two commits.
 const FOREIGN_WAIT: Duration = Duration::from_secs(5);
-
-/// The setting that says how new chunks are compressed.
-const COMPRESSION: &str = "compression";
 
 /// The writer's connection and what it remembers.
 ///
@@ -67,6 +65,12 @@ impl Writer {
 
     fn remember(&mut self) -> Result<()> {
         self.branches = lines::branches(&self.conn)?.into_iter().map(|row| (row.id, (row.parent, row.base))).collect();
+        // Whoever follows parents relies on it that they end.
+        if let Some((id, _)) =
+            self.branches.iter().find(|(id, (parent, _))| parent.is_some_and(|parent| parent >= **id))
+        {
+            return Err(StoreError::Corrupt(format!("branch {id} is no younger than its parent; restore a backup")));
+        }
         self.paths.clear();
         self.encoder = Encoder::new(ledger::setting(&self.conn, COMPRESSION)?.as_deref());
         Ok(())
@@ -254,6 +258,10 @@ impl SqliteWrite<'_> {
 impl Connected for SqliteWrite<'_> {
     fn conn(&self) -> Result<&Connection> {
         self.writer.as_ref().map(|writer| &writer.conn).ok_or(StoreError::Closed)
+    }
+
+    fn verifying(&self) -> bool {
+        self.store.verifying.load(Ordering::Acquire)
     }
 }
 

@@ -1,0 +1,79 @@
+//! A limit on the database's size: full as a disk would be, and not any more when history is forgotten.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::MutexGuard;
+
+use super::core::Core;
+use super::{Engine, Result};
+use crate::store::StoreError;
+
+/// How long a look at the store holds while the limit is reached.
+const LOOK_AGE: Duration = Duration::from_millis(100);
+
+/// Bytes that a change of names or attributes takes with its rows, index entries and event, roughly.
+pub(super) const ROW_BYTES: usize = 1024;
+
+/// What is known of the space.
+#[derive(Default)]
+pub(super) struct Quota {
+    /// The most bytes that the database may use, its log and free pages not counted.
+    limit: Option<u64>,
+    /// Bytes that it used when it was looked at.
+    used: u64,
+    looked: Option<Instant>,
+}
+
+impl Engine {
+    /// Limits the bytes that the database may use (its log and free pages are not counted), or no
+    /// longer does. What creates or writes fails with `ENOSPC` at the limit; what removes goes on.
+    pub fn limit_size(&self, limit: Option<u64>) {
+        self.core().quota = Quota { limit, ..Quota::default() };
+    }
+
+    /// Refuses a change of so many bytes where the limit leaves no room for it. Asked first, since it may wait.
+    pub(super) fn room(&self, core: &mut MutexGuard<'_, Core>, bytes: usize) -> Result<()> {
+        let Some(limit) = core.quota.limit else { return Ok(()) };
+        if core.quota.looked.is_none() {
+            core.look_at_space()?;
+        }
+        if !core.is_beyond(limit, bytes) {
+            return Ok(());
+        }
+        // What waits for the database takes less there than it is counted for here.
+        if core.dirty_bytes() > 0 && core.quota.used < limit {
+            let upto = core.counters.seq;
+            self.wait_flushed(core, upto)?;
+        }
+        if core.quota.looked.is_none_or(|at| at.elapsed() > LOOK_AGE) || core.quota.used < limit {
+            core.look_at_space()?;
+        }
+        if core.is_beyond(limit, bytes) { Err(StoreError::Full.into()) } else { Ok(()) }
+    }
+
+    /// Returns the limit and the bytes used, where there is a limit.
+    pub(super) fn quota(&self) -> Result<Option<(u64, u64)>> {
+        let mut core = self.core();
+        let Some(limit) = core.quota.limit else { return Ok(None) };
+        core.look_at_space()?;
+        Ok(Some((limit, core.quota.used.saturating_add(core.dirty_bytes() as u64))))
+    }
+}
+
+impl Core {
+    fn look_at_space(&mut self) -> Result<()> {
+        let space = self.store.space()?;
+        self.quota.used = space.total.saturating_sub(space.log).saturating_sub(space.reclaimable);
+        self.quota.looked = Some(Instant::now());
+        Ok(())
+    }
+
+    fn is_beyond(&self, limit: u64, bytes: usize) -> bool {
+        self.quota.used.saturating_add(self.dirty_bytes().saturating_add(bytes) as u64) > limit
+    }
+
+    /// Counts what was committed: the next look at the store tells exactly.
+    pub fn committed_bytes(&mut self, bytes: usize) {
+        self.quota.used = self.quota.used.saturating_add(bytes as u64);
+    }
+}
