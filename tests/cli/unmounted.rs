@@ -143,3 +143,82 @@ fn nothing_is_left_beside_the_database_after_a_command() {
     let names: Vec<_> = fs::read_dir(world.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["db.stone"]);
 }
+
+#[test]
+fn what_is_damaged_is_found_and_mended_or_isolated() {
+    let world = World::mounted();
+    let noise: Vec<u8> = (0..300_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    fs::create_dir(world.path("m/d")).unwrap();
+    for name in ["m/d/lost", "m/kept", "m/nameless"] {
+        fs::write(world.path(name), name).unwrap();
+    }
+    fs::write(world.path("m/large"), &noise).unwrap();
+    fs::write(world.path("m/other"), &noise[1000..]).unwrap();
+    assert!(world.stone(["check", "--repair", "db.stone"]).fails(1).contains("unmount"));
+    world.stone(["umount", "m"]).ok();
+    assert_eq!(world.stone(["check", "--repair", "db.stone"]).ok(), "");
+    {
+        let conn = rusqlite::Connection::open(world.path("db.stone")).unwrap();
+        for sql in [
+            "DELETE FROM inode WHERE ino=(SELECT ino FROM entry WHERE name=CAST('lost' AS BLOB))",
+            "DELETE FROM entry WHERE name=CAST('nameless' AS BLOB)",
+            "UPDATE inode SET nlink=7 WHERE ino=(SELECT ino FROM entry WHERE name=CAST('kept' AS BLOB))",
+            "UPDATE chunk SET data=zeroblob(length(data)) WHERE id=1",
+            "UPDATE counters SET next_ino=2",
+        ] {
+            assert!(conn.execute(sql, []).unwrap() > 0, "{sql}");
+        }
+    }
+    let found = world.stone(["check", "db.stone"]);
+    assert!(found.status == 1 && found.out.lines().count() >= 5, "{found:?}");
+    let mended = world.stone(["check", "--repair", "db.stone"]);
+    assert!(mended.status == 0 && mended.out.contains("isolated contents"), "{mended:?}");
+    assert_eq!(world.stone(["check", "db.stone"]).ok(), "");
+    world.stone(["mount", "db.stone", "m"]).ok();
+    let names: Vec<String> =
+        fs::read_dir(world.path("m")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let found = names.iter().find(|name| name.starts_with("lost+found.")).expect("nothing was found again");
+    assert_eq!(fs::read(world.path("m").join(found)).unwrap(), b"m/nameless");
+    assert_eq!(fs::read(world.path("m/kept")).unwrap(), b"m/kept");
+    assert!(!world.path("m/d/lost").exists());
+    let damaged = ["m/large", "m/other"].map(|name| fs::read(world.path(name)).map_err(|error| error.raw_os_error()));
+    assert_eq!(damaged.iter().filter(|read| **read == Err(Some(libc::EIO))).count(), 1, "what is lost is an error");
+    // What is written anew is not taken for the lost one.
+    fs::write(world.path("m/large"), &noise).unwrap();
+    fs::write(world.path("m/d/lost"), "again").unwrap();
+    assert_eq!(fs::read(world.path("m/large")).unwrap(), noise);
+    assert_ne!(world.stone(["verify", "--mount", "m"]).status, 0, "the record says what is missing");
+    world.stone(["umount", "m"]).ok();
+    assert_eq!(world.stone(["check", "db.stone"]).ok(), "");
+}
+
+#[test]
+fn a_limit_on_the_size_is_a_full_disk() {
+    let world = World::new();
+    fs::create_dir(world.path("m")).unwrap();
+    world.stone(["mount", "db.stone", "m", "-o", "size=x"]).fails(2);
+    world.stone(["mount", "db.stone", "m", "-o", "size=12M,compress,verify"]).ok();
+    let noise = |seed: u64| {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as u8
+        };
+        (0..1_000_000).map(|_| next()).collect::<Vec<u8>>()
+    };
+    let mut seed = 0;
+    let full = loop {
+        seed += 1;
+        assert!(seed < 100, "the limit was never reached");
+        if let Err(error) = fs::write(world.path("m/f"), noise(seed)) {
+            break error;
+        }
+    };
+    assert_eq!(full.raw_os_error(), Some(libc::ENOSPC));
+    fs::remove_file(world.path("m/f")).unwrap();
+    let disk = rustix::fs::statvfs(world.path("m")).unwrap();
+    assert!(disk.f_blocks * disk.f_frsize <= 12 << 20, "{}", disk.f_blocks);
+    world.stone_in("m", ["prune", "--before", "now"]).ok();
+    fs::write(world.path("m/g"), noise(1)).unwrap();
+    assert_eq!(fs::read(world.path("m/g")).unwrap(), noise(1));
+}

@@ -293,6 +293,9 @@ fn case(seed: u64, sound: &[Vec<u8>], truth: &[Seen], dir: &Path) -> Option<Stri
         told
     };
     println!("case {seed}: {told}");
+    if let Some(wrong) = mend(seed, &path, &told) {
+        return Some(wrong);
+    }
     let looked = catch_unwind(AssertUnwindSafe(|| look(Arc::new(SqliteStore::open(&path).ok()?))));
     match looked {
         Err(_) => Some(format!("{seed}: panicked ({told})")),
@@ -302,6 +305,50 @@ fn case(seed: u64, sound: &[Vec<u8>], truth: &[Seen], dir: &Path) -> Option<Stri
             Some(format!("{seed}: found sound, and wrong ({told}): {wrong:?}"))
         }
         Ok(Some(_)) => None,
+    }
+}
+
+/// Repairs a copy: what is said to be mended is sound, and can be worked on.
+fn mend(seed: u64, damaged: &Path, told: &str) -> Option<String> {
+    let path = damaged.with_file_name("mended.stone");
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
+    }
+    std::fs::copy(damaged, &path).unwrap();
+    let mended = catch_unwind(AssertUnwindSafe(|| {
+        let store = Arc::new(SqliteStore::open(&path).ok()?);
+        let found = store.check().unwrap_or_else(|error| vec![error.to_string()]);
+        let done = store.repair();
+        let left = store.check().unwrap_or_else(|error| vec![error.to_string()]);
+        if done.is_ok() && left.is_empty() {
+            if found.is_empty() != done.as_ref().is_ok_and(|lines| lines.is_empty()) {
+                return Some(format!("found {found:?}, did {done:?}"));
+            }
+            let clock = Arc::new(FixedClock::new(START));
+            let engine = match Engine::open(store.clone(), clock, Options::default()) {
+                Ok(engine) => engine,
+                Err(error) => return Some(format!("mended, and does not open: {error}")),
+            };
+            walk(&engine, MAIN, &mut Seen::new());
+            let caller = Caller::default();
+            let made = engine.mkdir(MAIN, Ino::ROOT, b"after", 0o755, 0, &caller).and_then(|_| engine.sync());
+            if let Err(error) = made {
+                return Some(format!("mended by {done:?}, and takes no changes: {error}"));
+            }
+            let again = store.check().unwrap_or_else(|error| vec![error.to_string()]);
+            if !again.is_empty() {
+                return Some(format!("mended by {done:?}, and then {again:?}"));
+            }
+            let _ = engine.close();
+        } else if done.is_ok() {
+            println!("case {seed}: not mended: {left:?}");
+        }
+        let _ = store.close();
+        None
+    }));
+    match mended {
+        Ok(wrong) => wrong.map(|wrong| format!("{seed}: {wrong} ({told})")),
+        Err(_) => Some(format!("{seed}: panicked while it was mended ({told})")),
     }
 }
 

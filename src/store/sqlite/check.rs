@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 
 use super::{chunk, codec, entry, inode, ledger, lines, prune};
 use crate::store::{BranchRow, Period, Result, StoreError, StoredRow};
@@ -13,15 +13,22 @@ use crate::types::{BranchId, Ino, Kind, Lineage, Segment, Seq};
 const MAX: usize = 200;
 
 /// The branches, as the checks need them.
-struct Lines {
-    rows: BTreeMap<BranchId, BranchRow>,
+pub(super) struct Lines {
+    pub(super) rows: BTreeMap<BranchId, BranchRow>,
     /// The first event whose state is kept; before it, only pinned rows are.
-    pruned: Seq,
+    pub(super) pruned: Seq,
 }
 
 impl Lines {
+    pub(super) fn of(conn: &Connection) -> Result<Lines> {
+        Ok(Lines {
+            rows: lines::branches(conn)?.into_iter().map(|row| (row.id, row)).collect(),
+            pruned: prune::pruned_before(conn)?,
+        })
+    }
+
     /// The lineage of a branch at a point; `None` where an ancestor is missing or goes in a circle.
-    fn lineage(&self, branch: BranchId, at: Seq) -> Option<Lineage> {
+    pub(super) fn lineage(&self, branch: BranchId, at: Seq) -> Option<Lineage> {
         let mut segments = vec![Segment { branch, cut: at }];
         let (mut row, mut cut) = (self.rows.get(&branch)?, at);
         while let Some(parent) = row.parent {
@@ -78,21 +85,115 @@ fn pages(conn: &Connection, findings: &mut Findings) -> Result<()> {
 }
 
 fn tables(conn: &Connection, findings: &mut Findings) -> Result<()> {
-    let lines = Lines {
-        rows: lines::branches(conn)?.into_iter().map(|row| (row.id, row)).collect(),
-        pruned: prune::pruned_before(conn)?,
-    };
+    let lines = Lines::of(conn)?;
     for id in lines.rows.keys() {
         if lines.lineage(*id, Seq::MAX).is_none() {
             findings.add(format!("branch {id}: its parents are missing or no older than itself"))?;
         }
     }
+    for columns in misfits(conn)?.chunk_by(|a, b| a.0 == b.0) {
+        let Some((table, ..)) = columns.first() else { continue };
+        // One pass for all columns of a table.
+        let counts: Vec<String> = columns.iter().map(|(.., misfit)| format!("coalesce(sum({misfit}), 0)")).collect();
+        let sql = format!("SELECT {} FROM \"{table}\"", counts.join(", "));
+        let counts = conn.query_row(&sql, [], |row| {
+            (0..columns.len()).map(|column| row.get::<_, i64>(column)).collect::<rusqlite::Result<Vec<i64>>>()
+        })?;
+        for ((table, column, _), count) in columns.iter().zip(counts).filter(|(_, count)| *count > 0) {
+            findings.add(format!("{table}.{column}: {count} values that cannot be there"))?;
+        }
+    }
+    readable(conn, &lines, findings)?;
     counters(conn, findings)?;
     references(conn, findings)?;
     periods(conn, &lines, findings)?;
     targets(conn, &lines, findings)?;
     links(conn, &lines, findings)?;
     chunks(conn, findings)
+}
+
+/// Columns that hold times, or other numbers that may be negative.
+const SIGNED: [&str; 13] = [
+    "time",
+    "raw_time",
+    "atime",
+    "mtime",
+    "ctime",
+    "btime",
+    "created_time",
+    "begun_time",
+    "ended_time",
+    "started",
+    "ended",
+    "exit_status",
+    "prefix",
+];
+
+/// Columns of 32 bits and less, with the most that they hold.
+const SMALL: [(&str, u32); 9] = [
+    ("uid", u32::MAX),
+    ("gid", u32::MAX),
+    ("nlink", u32::MAX),
+    ("rdev", u32::MAX),
+    ("pid", u32::MAX),
+    ("ppid", u32::MAX),
+    ("perm", 0o7777),
+    ("session", u32::MAX),
+    ("tty", u32::MAX),
+];
+
+/// Conditions that no row of ours meets: table, column, condition.
+pub(super) fn misfits(conn: &Connection) -> Result<Vec<(String, String, String)>> {
+    let mut statement = conn.prepare(
+        "SELECT s.name, c.name, c.type, c.\"notnull\" FROM sqlite_schema s JOIN pragma_table_info(s.name) c \
+         WHERE s.type='table' AND s.name NOT LIKE 'sqlite%' ORDER BY s.name, c.cid",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (table, column): (String, String) = (row.get(0)?, row.get(1)?);
+        let kind = row.get::<_, String>(2)?.to_ascii_lowercase();
+        let null = if row.get(3)? { "" } else { ", 'null'" };
+        let mut misfit = format!("typeof(\"{column}\") NOT IN ('{kind}'{null})");
+        // An end is a time for processes only, and an event's number elsewhere.
+        let signed = SIGNED.contains(&column.as_str()) && (column != "ended" || table == "process");
+        if kind == "integer" && !signed {
+            misfit.push_str(&format!(" OR \"{column}\"<0"));
+        }
+        if let Some((_, most)) = SMALL.iter().find(|(name, _)| *name == column) {
+            misfit.push_str(&format!(" OR \"{column}\">{most}"));
+        }
+        found.push((table, column, misfit));
+    }
+    Ok(found)
+}
+
+/// Everything that opening the database reads can be read.
+fn readable(conn: &Connection, lines: &Lines, findings: &mut Findings) -> Result<()> {
+    let root = Lineage(Arc::from([Segment { branch: BranchId::MAIN, cut: Seq::MAX }]));
+    if inode::kind(conn, &root, Ino::ROOT)? != Some(Kind::Dir) {
+        findings.add("the root directory is missing".to_string())?;
+    }
+    let mut tell = |what: &str, result: Result<()>| match result {
+        Err(StoreError::Corrupt(why)) => findings.add(format!("{what}: {why}")),
+        other => other,
+    };
+    tell("tags", lines::tags(conn).map(drop))?;
+    tell("transactions", lines::transactions(conn).map(drop))?;
+    for id in lines.rows.keys() {
+        tell("merges", lines::merges(conn, *id).map(drop))?;
+    }
+    tell("open files without a name", inode::orphans(conn).map(drop))?;
+    let mut from = 1;
+    loop {
+        match ledger::digests(conn, from) {
+            Ok(page) => match page.last() {
+                Some(last) => from = last.number.saturating_add(1),
+                None => return Ok(()),
+            },
+            Err(error) => return tell("digests", Err(error)),
+        }
+    }
 }
 
 fn counters(conn: &Connection, findings: &mut Findings) -> Result<()> {
@@ -110,6 +211,11 @@ fn counters(conn: &Connection, findings: &mut Findings) -> Result<()> {
         if used > counter {
             findings.add(format!("counters: the number of an {what} is at {counter}, {used} is in use"))?;
         }
+    }
+    let newest: Option<i64> =
+        conn.query_row("SELECT time FROM event ORDER BY seq DESC LIMIT 1", [], |row| row.get(0)).optional()?;
+    if newest.is_some_and(|time| time > counters.time.0) {
+        findings.add("counters: the last event is later than the time they say".to_string())?;
     }
     Ok(())
 }
@@ -290,12 +396,12 @@ fn links(conn: &Connection, lines: &Lines, findings: &mut Findings) -> Result<()
     })
 }
 
-/// Every chunk can be decoded to its length.
+/// Every chunk can be decoded, and is what its hash says.
 fn chunks(conn: &Connection, findings: &mut Findings) -> Result<()> {
-    let mut statement = conn.prepare("SELECT id FROM chunk ORDER BY id")?;
+    let mut statement = conn.prepare(chunk::KEPT)?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        match chunk::read(conn, crate::types::ChunkId(codec::uint(row, 0)?)) {
+        match chunk::read_verified(conn, crate::types::ChunkId(codec::uint(row, 0)?)) {
             Ok(_) => {}
             Err(StoreError::Corrupt(why)) => findings.add(why)?,
             Err(error) => return Err(error),

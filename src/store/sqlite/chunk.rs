@@ -20,6 +20,12 @@ const ZSTD: u8 = 1;
 /// Ranges of bytes over another chunk.
 const DELTA: u8 = 2;
 
+/// Nothing: the bytes were found to be lost.
+const LOST: u8 = 3;
+
+/// Chunks that are not known to be lost.
+pub(super) const KEPT: &str = "SELECT id FROM chunk WHERE encoding<>3 ORDER BY id";
+
 /// zstd's level: the fastest that still halves text.
 const LEVEL: i32 = 1;
 /// Below this size compressing saves no page.
@@ -79,6 +85,7 @@ pub(super) fn read(conn: &Connection, id: ChunkId) -> Result<Arc<[u8]>> {
                 }
                 next = base;
             }
+            LOST => return Err(damaged(next, "its content is lost")),
             other => return Err(damaged(next, &format!("it has the unknown encoding {other}"))),
         }
     };
@@ -95,6 +102,14 @@ pub(super) fn read_verified(conn: &Connection, id: ChunkId) -> Result<Arc<[u8]>>
         return Err(damaged(id, "its content is not what its hash says"));
     }
     Ok(bytes)
+}
+
+/// Marks a chunk as lost: nothing is ever found to be the same as it. Tells whether it was not yet.
+pub(super) fn lose(conn: &Connection, id: ChunkId) -> Result<usize> {
+    let sql = "INSERT INTO chunk (id, prefix, size, encoding, base, hash, data) \
+               VALUES (?1, 0, 0, ?2, NULL, zeroblob(32), x'') ON CONFLICT (id) DO UPDATE SET \
+               prefix=0, size=0, encoding=?2, base=NULL, hash=zeroblob(32), data=x'' WHERE encoding<>?2";
+    Ok(conn.execute(sql, params![codec::int(id.0), LOST])?)
 }
 
 pub(super) fn hash(conn: &Connection, id: ChunkId) -> Result<ChunkHash> {
@@ -305,7 +320,12 @@ pub(super) fn scan(conn: &Connection, visit: &mut dyn FnMut(ChunkId, ChunkHash, 
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let id = ChunkId(codec::uint(row, 0)?);
-        visit(id, codec::hash(row, 1)?, &read(conn, id)?)?;
+        // What cannot be read is no content of any hash; the rest is looked at all the same.
+        let bytes = match read(conn, id) {
+            Err(StoreError::Corrupt(_)) => Arc::default(),
+            other => other?,
+        };
+        visit(id, codec::hash(row, 1)?, &bytes)?;
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ mod process;
 mod prune;
 pub mod query;
 mod read;
+mod repair;
 mod schema;
 mod temporal;
 mod touched;
@@ -90,7 +91,7 @@ impl SqliteStore {
             for suffix in ["", "-wal", "-shm", "-journal"] {
                 let _ = std::fs::remove_file(connection::with_suffix(path, suffix));
             }
-            return Err(error);
+            return Err(no_inodes(path, error));
         }
         SqliteStore::open(path)
     }
@@ -102,6 +103,10 @@ impl SqliteStore {
     /// damaged or truncated, [`StoreError::Busy`] where another program has it open for writing.
     pub fn open(path: &Path) -> Result<SqliteStore> {
         require_file(path)?;
+        SqliteStore::open_file(path).map_err(|error| no_inodes(path, error))
+    }
+
+    fn open_file(path: &Path) -> Result<SqliteStore> {
         let conn = connection::writer(path)?;
         let version = schema::inspect(&conn, path)?;
         let busy = |error| match error {
@@ -161,6 +166,15 @@ impl SqliteStore {
             failed: AtomicBool::new(false),
             verifying: AtomicBool::new(false),
         })
+    }
+
+    /// Mends what [`Store::check`] finds, and isolates what cannot be mended: what was done, one line
+    /// each. Nobody else may have anything of the database in memory.
+    ///
+    /// # Errors
+    /// Where pages of tables are damaged: nothing was changed then.
+    pub fn repair(&self) -> Result<Vec<String>> {
+        repair::repair(self)
     }
 
     /// The database's file.
@@ -238,6 +252,16 @@ impl SqliteStore {
 /// The same file whatever the working directory becomes.
 fn absolute(path: &Path) -> Result<PathBuf> {
     std::fs::canonicalize(path).map_err(|error| StoreError::Backend(format!("{}: {error}", path.display())))
+}
+
+/// Tells a disk without free inodes, on which the log cannot be made, from other failures to open.
+fn no_inodes(path: &Path, error: StoreError) -> StoreError {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match (&error, rustix::fs::statvfs(dir)) {
+        // File systems without a table of inodes say that they have none at all.
+        (StoreError::Backend(_), Ok(disk)) if disk.f_files > 0 && disk.f_favail == 0 => StoreError::Full,
+        _ => error,
+    }
 }
 
 fn require_file(path: &Path) -> Result<()> {
