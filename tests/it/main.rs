@@ -2,6 +2,7 @@
 
 mod damage;
 mod faults;
+mod inputs;
 mod queries;
 mod record;
 mod shell;
