@@ -285,14 +285,17 @@ fn started_by(txn: &dyn ReadTxn, first: ProcId) -> Result<Vec<ProcId>> {
     const PAGE: u64 = 10_000;
     let end = txn.counters()?.next_process.0;
     let mut found = BTreeSet::from([first]);
-    let mut next = first.0 + 1;
+    let (mut next, mut step) = (first.0 + 1, PAGE);
     while next < end {
-        for process in txn.processes(ProcId(next)..ProcId(end.min(next + PAGE)))? {
+        let page = txn.processes(ProcId(next)..ProcId(end.min(next.saturating_add(step))))?;
+        next = next.saturating_add(step);
+        // A gap of numbers is crossed in ever longer steps.
+        step = if page.is_empty() { step.saturating_mul(2) } else { PAGE };
+        for process in page {
             if process.parent.is_some_and(|parent| found.contains(&parent)) {
                 found.insert(process.id);
             }
         }
-        next += PAGE;
     }
     Ok(found.into_iter().collect())
 }

@@ -364,7 +364,10 @@ fn batch(first: u64, count: u64) {
         truth.push(seen);
     }
     let wrong: Vec<String> = (first..first + count).filter_map(|seed| case(seed, &bytes, &truth, dir.path())).collect();
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    for line in &wrong {
+        println!("WRONG {line}");
+    }
+    assert!(wrong.is_empty(), "{} of {count} cases", wrong.len());
 }
 
 /// The process that `nothing_in_a_file_does_harm` starts.
@@ -412,9 +415,11 @@ fn nothing_in_a_file_does_harm() {
         if !status.is_some_and(|status| status.success()) {
             let text = std::fs::read(output.path()).unwrap();
             let text = String::from_utf8_lossy(&text);
-            let tail: Vec<&str> = text.lines().rev().take(40).collect();
             let how = status.map_or_else(|| "hung".to_owned(), |status| status.to_string());
-            wrong.push(format!("{how}:\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n")));
+            let told: Vec<&str> =
+                text.lines().filter(|line| line.starts_with("WRONG") || line.contains("panicked")).collect();
+            let last = text.lines().rfind(|line| line.contains("case ")).unwrap_or_default();
+            wrong.push(format!("from {first}: {how}; last was {last}\n{}", told.join("\n")));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));

@@ -65,12 +65,11 @@ pub(super) fn digests(conn: &Connection, from: u64) -> Result<Vec<DigestRow>> {
     let mut rows = statement.query([codec::int(from)])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        found.push(DigestRow {
-            number: codec::uint(row, 0)?,
-            seq: codec::seq(row, 1)?,
-            digest: codec::hash(row, 2)?,
-            records: row.get(3)?,
-        });
+        let number = codec::uint(row, 0)?;
+        if number > COUNTER_MAX {
+            return Err(StoreError::Corrupt(format!("digest {number}: no chain is that long")));
+        }
+        found.push(DigestRow { number, seq: codec::seq(row, 1)?, digest: codec::hash(row, 2)?, records: row.get(3)? });
     }
     Ok(found)
 }
