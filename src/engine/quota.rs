@@ -1,15 +1,10 @@
 //! A limit on the database's size: full as a disk would be, and not any more when history is forgotten.
 
-use std::time::{Duration, Instant};
-
 use parking_lot::MutexGuard;
 
 use super::core::Core;
 use super::{Engine, Result};
 use crate::store::StoreError;
-
-/// How long a look at the store holds while the limit is reached.
-const LOOK_AGE: Duration = Duration::from_millis(100);
 
 /// Bytes that a change of names or attributes takes with its rows, index entries and event, roughly.
 pub(super) const ROW_BYTES: usize = 1024;
@@ -21,7 +16,7 @@ pub(super) struct Quota {
     limit: Option<u64>,
     /// Bytes that it used when it was looked at.
     used: u64,
-    looked: Option<Instant>,
+    looked: bool,
 }
 
 impl Engine {
@@ -34,7 +29,7 @@ impl Engine {
     /// Refuses a change of so many bytes where the limit leaves no room for it. Asked first, since it may wait.
     pub(super) fn room(&self, core: &mut MutexGuard<'_, Core>, bytes: usize) -> Result<()> {
         let Some(limit) = core.quota.limit else { return Ok(()) };
-        if core.quota.looked.is_none() {
+        if !core.quota.looked {
             core.look_at_space()?;
         }
         if !core.is_beyond(limit, bytes) {
@@ -45,9 +40,8 @@ impl Engine {
             let upto = core.counters.seq;
             self.wait_flushed(core, upto)?;
         }
-        if core.quota.looked.is_none_or(|at| at.elapsed() > LOOK_AGE) || core.quota.used < limit {
-            core.look_at_space()?;
-        }
+        // Forgetting makes room at any time, and only the store knows.
+        core.look_at_space()?;
         if core.is_beyond(limit, bytes) { Err(StoreError::Full.into()) } else { Ok(()) }
     }
 
@@ -64,7 +58,7 @@ impl Core {
     fn look_at_space(&mut self) -> Result<()> {
         let space = self.store.space()?;
         self.quota.used = space.total.saturating_sub(space.log).saturating_sub(space.reclaimable);
-        self.quota.looked = Some(Instant::now());
+        self.quota.looked = true;
         Ok(())
     }
 

@@ -97,11 +97,7 @@ fn round(conn: &Connection, done: &mut Vec<String>) -> Result<()> {
         done.push(format!("raised counters: {raised}"));
     }
     for (what, sql) in [
-        (
-            "gave names to branches",
-            "UPDATE branch SET name=CAST(CASE id WHEN 1 THEN 'main' ELSE 'lost+found.'||id END AS BLOB) \
-             WHERE name IS NULL AND id NOT IN (SELECT branch FROM txn)",
-        ),
+        ("gave the main branch its name", "UPDATE branch SET name=CAST('main' AS BLOB) WHERE id=1 AND name IS NULL"),
         ("brought back the main branch", "UPDATE branch SET dropped=NULL WHERE id=1 AND dropped IS NOT NULL"),
         ("removed tags of missing branches", "DELETE FROM tag WHERE branch NOT IN (SELECT id FROM branch)"),
         (
