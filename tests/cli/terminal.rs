@@ -44,32 +44,54 @@ impl Terminal {
         let end = Instant::now() + Duration::from_secs(60);
         while !self.seen.contains(text) {
             assert!(Instant::now() < end, "{text:?} never came; seen: {:?}", self.seen);
-            let mut poll = [rustix::event::PollFd::new(&self.master, rustix::event::PollFlags::IN)];
-            let wait = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-            if rustix::event::poll(&mut poll, Some(&wait)).unwrap() == 0 {
-                continue;
-            }
-            let mut buffer = [0; 4096];
-            match self.master.read(&mut buffer) {
-                Ok(0) | Err(_) => std::thread::sleep(Duration::from_millis(20)),
-                Ok(length) => self.seen.push_str(&String::from_utf8_lossy(&buffer[..length])),
-            }
+            self.read(100);
         }
         let at = self.seen.find(text).unwrap() + text.len();
         self.seen.drain(..at).collect()
     }
 
-    /// Waits for the end; returns its status.
+    /// Waits for the end, reading what is written meanwhile; returns the status.
+    #[track_caller]
     fn ends(&mut self) -> i32 {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
+            let status = self.child.try_wait().unwrap();
+            self.read(0);
+            if let Some(status) = status {
                 return status.code().unwrap_or(-1);
             }
-            assert!(Instant::now() < end, "it does not end");
+            assert!(Instant::now() < end, "it does not end: {}; seen: {:?}", waits_for(self.child.id()), self.seen);
             std::thread::sleep(Duration::from_millis(20));
         }
     }
+
+    /// Takes what has been written, waiting at most so many milliseconds for it.
+    fn read(&mut self, wait: i64) {
+        let mut wait = rustix::event::Timespec { tv_sec: 0, tv_nsec: wait * 1_000_000 };
+        let mut buffer = [0; 4096];
+        loop {
+            let mut poll = [rustix::event::PollFd::new(&self.master, rustix::event::PollFlags::IN)];
+            if rustix::event::poll(&mut poll, Some(&wait)).unwrap() == 0 {
+                return;
+            }
+            match self.master.read(&mut buffer) {
+                Ok(0) | Err(_) => return std::thread::sleep(Duration::from_millis(20)),
+                Ok(length) => self.seen.push_str(&String::from_utf8_lossy(&buffer[..length])),
+            }
+            wait.tv_nsec = 0;
+        }
+    }
+}
+
+/// What a process, its threads and its children are waiting for, for the message of a test that waits in vain.
+fn waits_for(pid: u32) -> String {
+    let mut told = String::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        for of in ["comm", "wchan", "syscall", "children"] {
+            told.push_str(&format!("{of} {} ", fs::read_to_string(task.path().join(of)).unwrap_or_default().trim()));
+        }
+    }
+    told
 }
 
 impl Drop for Terminal {
@@ -188,17 +210,7 @@ fn a_terminal_gets_colours_and_never_a_raw_control_character_of_a_name() {
     ] {
         let mut terminal = Terminal::start(&world, "m", arguments);
         let status = terminal.ends();
-        terminal.child.wait().unwrap();
-        terminal.send("\x04");
-        // What was written stays readable; the last line ends with our own echo or a new line.
-        let mut text = String::new();
-        let mut buffer = [0; 65_536];
-        while let Ok(length @ 1..) = terminal.master.read(&mut buffer) {
-            text.push_str(&String::from_utf8_lossy(&buffer[..length]));
-            if length < buffer.len() {
-                break;
-            }
-        }
+        let text = &terminal.seen;
         assert_eq!(status, 0, "{arguments:?}: {text:?}");
         for raw in ["\x1b[2J", "\u{9b}", "\x1b]0", "\x07"] {
             assert!(!text.contains(raw), "{arguments:?}: {text:?}");
