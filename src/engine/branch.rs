@@ -190,9 +190,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Records a mutation that failed in the daemon; the event's number and times are filled in.
+    /// Records a mutation that failed in the daemon; the event's number and times are filled in. What
+    /// failed for lack of room is recorded once, however often it is tried again.
     pub fn record_failure(&self, event: EventRow) {
         let mut core = self.core();
+        if event.result == libc::ENOSPC {
+            let tried = (event.process, event.op, event.ino, event.parent, event.name.clone());
+            if core.no_room.as_ref() == Some(&tried) {
+                return;
+            }
+            core.no_room = Some(tried);
+        }
         if core.writable().is_ok() {
             let moment = core.moment();
             let txn = event.txn.or_else(|| core.txn_of.get(&event.branch).copied());

@@ -15,7 +15,8 @@ use crate::store::{
     TxnState,
 };
 use crate::types::{
-    At, BranchId, Caller, Clock, Ino, Kind, Lineage, Name, Op, Permissions, Segment, Seq, Timestamp, TxnId, View,
+    At, BranchId, Caller, Clock, Ino, Kind, Lineage, Name, Op, Permissions, ProcId, Segment, Seq, Timestamp, TxnId,
+    View,
 };
 
 /// Trees of the past kept in memory at once.
@@ -77,6 +78,8 @@ pub(super) struct Core {
     pub sealed_bytes: usize,
     pub weight: usize,
     pub quota: Quota,
+    /// What failed last for lack of room: by whom, and at what.
+    pub no_room: Option<(ProcId, Op, Option<Ino>, Option<Ino>, Option<Vec<u8>>)>,
 }
 
 /// An open file.
@@ -150,6 +153,7 @@ impl Core {
             sealed_bytes: 0,
             weight: 0,
             quota: Quota::default(),
+            no_room: None,
         })
     }
 

@@ -404,6 +404,11 @@ impl Engine {
         Ok((open.view, open.ino))
     }
 
+    /// Tells who opened a handle.
+    pub fn opener(&self, handle: Handle) -> Result<Caller> {
+        Ok(self.core().handle(handle)?.caller)
+    }
+
     /// Makes open files those of another growing branch, which has the same inodes: what is written through them from
     /// now on is written there.
     pub fn adopt(&self, handles: &[Handle], branch: crate::types::BranchId) -> Result<()> {
