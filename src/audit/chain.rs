@@ -539,7 +539,7 @@ mod tests {
     }
 
     fn group(mutations: Vec<Mutation>) -> Group {
-        Group { mutations, counters: Counters { seq: Seq(20), ..Counters::default() } }
+        Group { mutations, counters: Counters { seq: Seq(20), ..Counters::default() }, ..Group::default() }
     }
 
     fn entry(at: u64, name: &[u8], ino: Option<u64>) -> Mutation {

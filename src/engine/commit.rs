@@ -271,7 +271,11 @@ impl Core {
         self.generation += 1;
         self.cut = 0;
         Ok(Batch {
-            group: Group { mutations: std::mem::take(&mut self.queue), counters: self.counters },
+            group: Group {
+                mutations: std::mem::take(&mut self.queue),
+                counters: self.counters,
+                unrecorded: !self.options.record,
+            },
             link: None,
             generation,
             upto: self.counters.seq,
@@ -415,7 +419,7 @@ impl Core {
 /// Covers what a new database holds with the first link, so that it can be verified before any change.
 pub(super) fn begin_chain(store: &dyn Store, chain: &mut Chain) -> std::result::Result<(), StoreError> {
     let counters = store.read()?.counters()?;
-    let mut group = Group { mutations: Vec::new(), counters };
+    let mut group = Group { counters, ..Group::default() };
     let Some(link) = chain.link(&group, &|chunk| store.read()?.chunk_hash(chunk))? else { return Ok(()) };
     group.mutations.push(Mutation::Digest(link.clone()));
     let mut txn = store.write()?;
@@ -427,6 +431,9 @@ pub(super) fn begin_chain(store: &dyn Store, chain: &mut Chain) -> std::result::
 
 /// Computes the link of the chain of digests that covers a group.
 fn extend(shared: &Shared, chain: &Chain, group: &Group) -> std::result::Result<Option<DigestRow>, StoreError> {
+    if group.unrecorded {
+        return Ok(None);
+    }
     chain.link(group, &|chunk| shared.store.read()?.chunk_hash(chunk))
 }
 

@@ -123,4 +123,6 @@ pub struct Group {
     pub mutations: Vec<Mutation>,
     /// The counters after the group.
     pub counters: Counters,
+    /// Whether the record is switched off, as only a benchmark does: what changed is not noted anywhere.
+    pub unrecorded: bool,
 }

@@ -155,7 +155,7 @@ pub fn fork(id: u64, parent: u64, base: u64) -> Mutation {
 pub fn write(store: &dyn Store, mutations: Vec<Mutation>) {
     let mut txn = store.write().unwrap();
     let counters = counters_after(txn.counters().unwrap(), &mutations);
-    txn.apply(&Group { mutations, counters }).unwrap();
+    txn.apply(&Group { mutations, counters, ..Group::default() }).unwrap();
     txn.commit(false).unwrap();
 }
 
@@ -228,7 +228,7 @@ fn what_is_committed_is_there_after_reopening(maker: &Maker, path: &Path) {
         Mutation::Tag(tag.clone()),
         Mutation::Event(Box::new(made.clone())),
     ];
-    txn.apply(&Group { mutations, counters }).unwrap();
+    txn.apply(&Group { mutations, counters, ..Group::default() }).unwrap();
     txn.commit(true).unwrap();
     store.close().unwrap();
     assert_eq!(store.read().err(), Some(StoreError::Closed));
@@ -264,7 +264,7 @@ fn what_is_dropped_is_undone(maker: &Maker, path: &Path) {
             Mutation::Event(Box::new(EventRow { seq: Seq(seq), time: Timestamp(NOW.0 + 5), ..made.clone() })),
         ];
         let counters = counters_after(store.read().unwrap().counters().unwrap(), &mutations);
-        Group { mutations, counters }
+        Group { mutations, counters, ..Group::default() }
     };
     let mut txn = store.write().unwrap();
     txn.apply(&group(2)).unwrap();
@@ -277,7 +277,7 @@ fn what_is_dropped_is_undone(maker: &Maker, path: &Path) {
     // The writer has forgotten what it remembered, too.
     let mut txn = store.write().unwrap();
     assert!(matches!(
-        txn.apply(&Group { mutations: vec![put_entry(2, 3, 1, "b", Some(2))], counters: Default::default() }),
+        txn.apply(&Group { mutations: vec![put_entry(2, 3, 1, "b", Some(2))], ..Group::default() }),
         Err(StoreError::Conflict(_))
     ));
     drop(txn);
@@ -302,7 +302,7 @@ fn the_writer_sees_its_own_changes(maker: &Maker, path: &Path) {
     let store = (maker.create)(path).unwrap();
     let mut txn = store.write().unwrap();
     let counters = txn.counters().unwrap();
-    txn.apply(&Group { mutations: vec![put_entry(1, 2, 1, "a", Some(2))], counters }).unwrap();
+    txn.apply(&Group { mutations: vec![put_entry(1, 2, 1, "a", Some(2))], counters, ..Group::default() }).unwrap();
     assert_eq!(txn.entry(&live(1), Ino::ROOT, b"a").unwrap().unwrap().ino, Ino(2));
     assert_eq!(find(&*store.read().unwrap(), &live(1), "a"), None);
     txn.commit(false).unwrap();
@@ -510,10 +510,8 @@ fn overwrites_of_a_chunk_read_back_whole(maker: &Maker, path: &Path) {
 fn a_fault_strikes_where_it_was_planned(maker: &Maker, path: &Path) {
     let inner: Arc<dyn Store> = Arc::from((maker.create)(path).unwrap());
     let store = FailingStore::new(inner);
-    let group = |seq: u64| Group {
-        mutations: vec![put_entry(1, seq, 1, &format!("f{seq}"), Some(seq))],
-        counters: Default::default(),
-    };
+    let group =
+        |seq: u64| Group { mutations: vec![put_entry(1, seq, 1, &format!("f{seq}"), Some(seq))], ..Group::default() };
     let put = |seq: u64, durable: bool| {
         let mut txn = store.write()?;
         txn.apply(&group(seq))?;

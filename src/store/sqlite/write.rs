@@ -157,7 +157,8 @@ impl Writer {
             })
             .collect();
         for mutation in &group.mutations {
-            if let Some((branch, at)) = temporal::place(mutation)
+            if !group.unrecorded
+                && let Some((branch, at)) = temporal::place(mutation)
                 && let Some((ino, name)) = touched::beyond(mutation, events.get(&(branch, at)).copied())
             {
                 touched::note(&self.conn, branch, at, ino, name)?;
