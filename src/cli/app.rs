@@ -33,6 +33,8 @@ use super::works::Work;
 pub const BUSY_WAIT_MS: u64 = 5000;
 /// The request that a daemon answers once it serves.
 pub const PING: &str = "ping";
+/// The request that asks a daemon whether it serves the mount that the asker stands in.
+pub const SERVES: &str = "serves";
 /// How long a command waits, at its end, for what /proc tells of itself, in milliseconds.
 const SETTLE_MS: u64 = 200;
 
@@ -213,7 +215,11 @@ impl Access {
         let origin = Origin::here(place.dev());
         let start = Instant::now();
         loop {
-            if let Some(mut client) = connect(&place.database)? {
+            let daemon = match place.dev() {
+                Some(dev) => connect_mount(&place.database, dev)?,
+                None => connect(&place.database)?,
+            };
+            if let Some(mut client) = daemon {
                 match client.call(PING, &origin, &(), &mut |_| ()) {
                     Ok(Ok(_)) => {}
                     Ok(Err(failure)) if failure.message != ENDING => return Err(Error(failure)),
@@ -372,6 +378,27 @@ pub fn connect(database: &Path) -> Result<Option<Client>> {
         }
     }
     Ok(None)
+}
+
+/// Connects to the daemon that serves a mount, also where its database's file was removed or replaced since;
+/// `None` where there is none.
+///
+/// # Errors
+/// Where the daemon's socket cannot be used.
+pub fn connect_mount(database: &Path, dev: u64) -> Result<Option<Client>> {
+    let says = |client: &mut Client, yes: bool| {
+        let answer = client.call(SERVES, &Origin::here(Some(dev)), &(), &mut |_| ());
+        matches!(answer, Ok(Ok(Value::Bool(said))) if said == yes)
+    };
+    // one that refuses to answer is ending, or of another version: what is asked next says so
+    if database.exists()
+        && let Some(mut client) = connect(database)?
+        && !says(&mut client, false)
+    {
+        return Ok(Some(client));
+    }
+    let mut others = control::all_sockets().into_iter().filter_map(|path| Client::connect(&path).ok());
+    Ok(others.find_map(|mut client| says(&mut client, true).then_some(client)))
 }
 
 /// Why a database could not be opened.

@@ -30,7 +30,7 @@ use crate::types::{At, BranchId, Caller, Clock, Op, ProcId, Seq, SystemClock, Tx
 use crate::version::{RefContext, refs};
 use crate::vfs::{History, OpenFiles, SessionOptions, Vfs};
 
-use super::app::{BUSY_WAIT_MS, OpenError, PING, open_engine};
+use super::app::{BUSY_WAIT_MS, OpenError, PING, SERVES, open_engine};
 use super::context::{Context, Host, LIVE_BRANCH, Live, MountState, Origin, stored_branch};
 use super::error::{About, Error, Result};
 use super::mount::{ENDING, MOUNT, MountRequest};
@@ -516,6 +516,10 @@ impl Conversation {
                 let done = daemon.umount(Path::new(wanted.dir.as_os_str()))?;
                 self.asked_to_end = done.last;
                 serde_json::to_value(done).map_err(misfit)
+            }
+            SERVES if !daemon.ending.load(Ordering::SeqCst) => {
+                let served = Host::mounts(daemon.as_ref());
+                Ok(Value::Bool(served.iter().any(|mount| Some(mount.dev) == origin.dev)))
             }
             PING if !daemon.ending.load(Ordering::SeqCst) => Ok(Value::Null),
             _ if daemon.ending.load(Ordering::SeqCst) && self.run.is_none() => Err(Error::failed(ENDING)),

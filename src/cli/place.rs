@@ -37,15 +37,15 @@ impl Place {
                 Error::failed("no StoneFS is mounted there; `stone mount DB DIR` mounts one")
                     .about(dir.as_os_str().as_bytes())
             })?;
-            return Place::of_mount(found, true);
+            return Ok(Place::of_mount(found, true));
         }
         for path in typed {
             if let Some(found) = mount_of(Path::new(path))? {
-                return Place::of_mount(found, false);
+                return Ok(Place::of_mount(found, false));
             }
         }
         match mount_of(Path::new("."))? {
-            Some(found) => Place::of_mount(found, false),
+            Some(found) => Ok(Place::of_mount(found, false)),
             None => Err(Error::usage("not inside a mounted StoneFS; name the database with --db FILE or --mount DIR")),
         }
     }
@@ -72,18 +72,14 @@ impl Place {
     /// As for [`Place::find`].
     pub fn of_either(name: &Path) -> Result<Place> {
         match mount_of(name)? {
-            Some(found) => Place::of_mount(found, true),
+            Some(found) => Ok(Place::of_mount(found, true)),
             None => Place::of_file(name),
         }
     }
 
-    fn of_mount(mount: MountPoint, from_root: bool) -> Result<Place> {
-        let database = PathBuf::from(&mount.source);
-        if let Err(error) = fs::metadata(&database) {
-            let what = format!("database of the mount at {}", mount.dir.display());
-            return Err(Error::from(error).about(database.as_os_str().as_bytes()).about(what.as_bytes()));
-        }
-        Ok(Place { database, mount: Some(mount), from_root })
+    /// The database's file may have been removed since: its daemon has it open, and is found by the mount.
+    fn of_mount(mount: MountPoint, from_root: bool) -> Place {
+        Place { database: PathBuf::from(&mount.source), mount: Some(mount), from_root }
     }
 
     /// Turns a typed path into a path of the tree.

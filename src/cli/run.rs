@@ -18,7 +18,7 @@ use signal_hook::iterator::Signals;
 
 use crate::control::Client;
 
-use super::app::{App, connect};
+use super::app::{App, connect, connect_mount};
 use super::context::Origin;
 use super::diff::{self, DiffRow};
 use super::error::{About, Error, Result};
@@ -177,7 +177,10 @@ impl RunArgs {
     /// One run; `None` where it met a conflict and may be run again.
     fn attempt(&self, app: &App, place: &Place, current: &AtomicI32, last: bool) -> Result<Option<u8>> {
         let name = place.database.as_os_str().as_encoded_bytes();
-        let client = connect(&place.database)?;
+        let client = match place.dev() {
+            Some(dev) => connect_mount(&place.database, dev)?,
+            None => connect(&place.database)?,
+        };
         let client = client.ok_or_else(|| Error::failed("its daemon does not answer").about(name))?;
         let mut daemon = Daemon { client, origin: Origin::here(place.dev()) };
         let begin = RunBegin {

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
-use super::app::{App, connect};
+use super::app::{App, connect, connect_mount};
 use super::context::Origin;
 use super::daemon;
 use super::error::{About, Error, Result};
@@ -72,7 +72,7 @@ impl Umount {
             return Err(Error::failed("no StoneFS is mounted there").about(name));
         };
         let database = Path::new(&mount.source);
-        let Some(mut client) = connect(database)? else {
+        let Some(mut client) = connect_mount(database, mount.dev)? else {
             let message = "its daemon does not answer; `umount` or `fusermount3 -u` ends the mount";
             return Err(Error::failed(message).about(name));
         };
@@ -113,7 +113,7 @@ fn wait_for_end(process: Option<OwnedFd>, database: &Path) -> Result<()> {
         // not visible from this pid namespace: its socket goes last
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(END_MS) {
-            if connect(database)?.is_none() {
+            if connect(database).ok().flatten().is_none() {
                 return Ok(());
             }
             thread::sleep(Duration::from_millis(10));

@@ -12,7 +12,7 @@ mod socket;
 pub use client::Client;
 pub use frame::{FRAME_MAX, FrameError, read_frame, write_frame};
 pub use server::{Reply, Server, Service, Session};
-pub use socket::{Peer, SocketError, database_key, find_sockets, log_path, make_socket_path, peer_of};
+pub use socket::{Peer, SocketError, all_sockets, database_key, find_sockets, log_path, make_socket_path, peer_of};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

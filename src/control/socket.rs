@@ -75,6 +75,24 @@ fn directories(uid: u32) -> Vec<PathBuf> {
     found
 }
 
+/// Lists every socket that a daemon of this user's, or of root's, may listen on: for a mount whose database's file
+/// was removed or replaced, so that nothing leads from its name to its socket.
+pub fn all_sockets() -> Vec<PathBuf> {
+    let mut users = vec![rustix::process::geteuid().as_raw(), 0];
+    users.dedup();
+    let mut found = Vec::new();
+    for uid in users {
+        for dir in directories(uid) {
+            if !fs::symlink_metadata(&dir).is_ok_and(|meta| is_private(&meta, uid)) {
+                continue;
+            }
+            let listed = fs::read_dir(&dir).into_iter().flatten().flatten().map(|entry| entry.path());
+            found.extend(listed.filter(|path| path.extension().is_some_and(|extension| extension == "sock")));
+        }
+    }
+    found
+}
+
 fn is_private(meta: &Metadata, uid: u32) -> bool {
     meta.is_dir() && meta.uid() == uid && meta.mode() & 0o022 == 0
 }

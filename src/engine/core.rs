@@ -90,6 +90,8 @@ pub(super) struct OpenFile {
     pub readable: bool,
     pub writable: bool,
     pub append: bool,
+    /// Opened to be run, until the last process ends that runs it.
+    pub executes: bool,
     /// Who opened it.
     pub caller: Caller,
     /// The event that the handle's last write belongs to.

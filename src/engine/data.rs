@@ -14,6 +14,9 @@ use super::{Engine, Fallocate, FsError, Handle, Result, Whence};
 use crate::store::{CHUNK_SIZE, Content, Mutation};
 use crate::types::{At, Attr, Caller, ChunkId, Ino, Kind, Op, Permissions, Seq, View};
 
+/// The flag by which the kernel tells that it opens a file to run it (`__FMODE_EXEC`).
+const EXECUTES: i32 = 0x20;
+
 /// `CHUNK_SIZE` as offsets need it.
 pub(super) const CHUNK: u64 = CHUNK_SIZE as u64;
 
@@ -51,6 +54,11 @@ impl Engine {
     pub fn open_file(&self, view: View, ino: Ino, flags: i32, caller: &Caller) -> Result<Handle> {
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
         let mut core = if writes { self.enter_writable(view)? } else { self.enter(view)? };
+        // Of other writers the kernel refuses those of a running program itself; of this one it looks too late.
+        let truncates_only = flags & libc::O_ACCMODE == libc::O_RDONLY && flags & libc::O_TRUNC != 0;
+        if truncates_only && core.handles.values().any(|open| open.executes && open.view == view && open.ino == ino) {
+            return Err(FsError::TextBusy);
+        }
         let handle = core.open(view, ino, flags, caller)?;
         if flags & libc::O_TRUNC != 0 {
             core.set_size(view, ino, 0, Some(handle), caller)?;
@@ -511,6 +519,7 @@ impl Core {
             readable: mode != libc::O_WRONLY,
             writable: mode != libc::O_RDONLY,
             append: flags & libc::O_APPEND != 0,
+            executes: flags & EXECUTES != 0,
             caller: *caller,
             wrote: false,
         };

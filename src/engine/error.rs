@@ -50,6 +50,8 @@ pub enum FsError {
     NotSupported,
     /// Stale: the object is gone.
     Stale,
+    /// A program that is running (`ETXTBSY`).
+    TextBusy,
     /// The operation would wait and must not.
     WouldBlock,
     /// The store failed.
@@ -81,6 +83,7 @@ impl FsError {
             FsError::BadHandle => libc::EBADF,
             FsError::NotSupported => libc::EOPNOTSUPP,
             FsError::Stale => libc::ESTALE,
+            FsError::TextBusy => libc::ETXTBSY,
             FsError::WouldBlock => libc::EAGAIN,
             FsError::Store(error) => match error {
                 StoreError::Full => libc::ENOSPC,
@@ -120,6 +123,7 @@ impl fmt::Display for FsError {
             | FsError::BadHandle
             | FsError::NotSupported
             | FsError::Stale
+            | FsError::TextBusy
             | FsError::WouldBlock => {
                 let text = std::io::Error::from_raw_os_error(self.errno()).to_string();
                 f.write_str(text.split(" (os error").next().unwrap_or(&text))

@@ -201,3 +201,28 @@ fn two_mounts_of_one_database_at_the_same_time_share_a_daemon() {
     let status = world.stone(["status", "db.stone", "--json"]).json();
     assert_eq!(status["mounts"].as_array().unwrap().len(), 3);
 }
+
+#[test]
+fn a_mount_whose_database_was_removed_or_replaced_still_works_and_is_unmounted() {
+    for replaced in [false, true] {
+        let world = World::mounted();
+        fs::write(world.path("m/a"), "content").unwrap();
+        let daemon = world.daemon();
+        fs::remove_file(world.path("db.stone")).unwrap();
+        if replaced {
+            world.stone(["init", "db.stone"]).ok();
+        }
+        assert_eq!(fs::read_to_string(world.path("m/a")).unwrap(), "content");
+        fs::write(world.path("m/b"), "more").unwrap();
+        assert!(world.stone_in("m", ["sync"]).ok().starts_with('e'));
+        assert_eq!(world.stone_in("m", ["status", "--json"]).json()["pid"], daemon);
+        assert_eq!(world.stone_in("m", ["-q", "run", "--", "cat", "b"]).ok(), "more");
+        assert_eq!(world.stone(["umount", "m"]).ok(), "");
+        assert!(!is_mounted(&world.path("m")));
+        assert!(!is_alive(daemon));
+        if replaced {
+            world.stone(["mount", "db.stone", "m"]).ok();
+            assert!(!world.path("m/a").exists(), "it is another database");
+        }
+    }
+}

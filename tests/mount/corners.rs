@@ -5,13 +5,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 
 use crate::harness::{STRANGER, Stone, run, sh};
-use crate::program::Process;
+use crate::program::{Process, eventually};
 
 #[test]
 fn a_file_that_is_replaced_by_renaming_is_always_there_and_whole() {
@@ -303,4 +304,25 @@ fn what_the_protocol_or_the_binding_lacks_is_refused_or_left_out_as_documented()
     direct.read_exact_at(&mut text, 0).unwrap();
     assert_eq!(&text, b"xdirect");
     assert_eq!(fs::read(stone.path("f")).unwrap(), b"xdirect");
+}
+
+#[test]
+fn a_running_program_is_neither_written_nor_truncated() {
+    let stone = Stone::new();
+    let program = stone.path("program");
+    fs::copy("/bin/sleep", &program).unwrap();
+    let whole = fs::read(&program).unwrap();
+    let mut running = Command::new(&program).arg("600").spawn().unwrap();
+    let kinds = [OFlags::WRONLY, OFlags::RDWR, OFlags::RDONLY | OFlags::TRUNC, OFlags::WRONLY | OFlags::TRUNC];
+    for flags in kinds {
+        let opened = rustix::fs::open(&program, flags, Mode::empty());
+        assert_eq!(opened.err(), Some(rustix::io::Errno::TXTBSY), "{flags:?}");
+    }
+    assert!(fs::read(&program).unwrap() == whole, "it is what it was");
+    assert!(running.try_wait().unwrap().is_none());
+    running.kill().unwrap();
+    running.wait().unwrap();
+    // Its file is closed when it has ended, not when somebody heard of that.
+    eventually("nobody runs it", || rustix::fs::open(&program, OFlags::RDONLY | OFlags::TRUNC, Mode::empty()).is_ok());
+    assert_eq!(fs::metadata(&program).unwrap().len(), 0);
 }

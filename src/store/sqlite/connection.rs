@@ -142,6 +142,11 @@ impl Log {
         }
     }
 
+    /// Returns what the file system holds that the database lies on, also where its name is gone.
+    pub(super) fn disk(&self) -> std::io::Result<rustix::fs::StatVfs> {
+        Ok(rustix::fs::fstatvfs(&self.file)?)
+    }
+
     /// Returns the log's size in bytes.
     pub(super) fn size(&self) -> u64 {
         self.file.metadata().map_or(0, |metadata| metadata.len())

@@ -25,6 +25,7 @@ mod upkeep;
 mod write;
 mod xattr;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -46,6 +47,8 @@ const SHARE_AGE: Duration = Duration::from_secs(5);
 /// A database in one SQLite file.
 pub struct SqliteStore {
     path: PathBuf,
+    /// Device and inode of the file, in case another takes its name.
+    identity: (u64, u64),
     /// `None` where the store is read-only, or closed.
     writer: Mutex<Option<Writer>>,
     readers: Mutex<Vec<Connection>>,
@@ -122,6 +125,7 @@ impl SqliteStore {
         let checkpointer = connection::checkpointer(path)?;
         Ok(SqliteStore {
             path: absolute(path)?,
+            identity: identity(path)?,
             writer: Mutex::new(Some(writer)),
             readers: Mutex::new(Vec::new()),
             log: Some(log),
@@ -156,6 +160,7 @@ impl SqliteStore {
         };
         Ok(SqliteStore {
             path: absolute(path)?,
+            identity: identity(path)?,
             writer: Mutex::new(None),
             readers: Mutex::new(vec![conn]),
             log: None,
@@ -199,6 +204,9 @@ impl SqliteStore {
         }
         if let Some(conn) = self.readers.lock().pop() {
             return Ok(conn);
+        }
+        if identity(&self.path).ok() != Some(self.identity) {
+            return Err(StoreError::Backend(format!("{} was removed or replaced", self.path.display())));
         }
         match self.mode {
             Mode::ReadWrite => connection::reader(&self.path),
@@ -262,6 +270,12 @@ fn no_inodes(path: &Path, error: StoreError) -> StoreError {
         (StoreError::Backend(_), Ok(disk)) if disk.f_files > 0 && disk.f_favail == 0 => StoreError::Full,
         _ => error,
     }
+}
+
+/// Device and inode of a file.
+fn identity(path: &Path) -> Result<(u64, u64)> {
+    let meta = std::fs::metadata(path).map_err(|error| StoreError::Backend(format!("{}: {error}", path.display())))?;
+    Ok((meta.dev(), meta.ino()))
 }
 
 fn require_file(path: &Path) -> Result<()> {

@@ -156,7 +156,11 @@ pub(super) fn space(store: &SqliteStore) -> Result<Space> {
     let (live, all) = store.live_share(&conn)?;
     store.give_back(conn);
     let log = store.log.as_ref().map_or(0, connection::Log::size);
-    let disk = rustix::fs::statvfs(&store.path).map_err(|error| StoreError::Backend(error.to_string()))?;
+    let disk = match &store.log {
+        Some(log) => log.disk(),
+        None => rustix::fs::statvfs(&store.path).map_err(std::io::Error::from),
+    };
+    let disk = disk.map_err(|error| StoreError::Backend(error.to_string()))?;
     let used = (pages - free) * page;
     let live = (u128::from(used) * u128::from(live) / u128::from(all.max(1))) as u64;
     Ok(Space {
