@@ -1,6 +1,7 @@
 //! Mounting, unmounting, and how the daemon lives and ends.
 
 use std::fs;
+use std::io::Write;
 use std::process::{Command, Stdio};
 
 use crate::stone::{World, eventually, is_alive, is_mounted, program, signal};
@@ -210,7 +211,10 @@ fn a_mount_whose_database_was_removed_or_replaced_still_works_and_is_unmounted()
         let daemon = world.daemon();
         fs::remove_file(world.path("db.stone")).unwrap();
         if replaced {
-            world.stone(["init", "db.stone"]).ok();
+            assert!(world.stone(["init", "db.stone"]).fails(1).contains("db.stone-wal"), "its log is in use");
+            world.stone(["init", "other.stone"]).ok();
+            fs::rename(world.path("other.stone"), world.path("db.stone")).unwrap();
+            assert!(world.stone(["--db", "db.stone", "branch"]).fails(1).contains("in use"));
         }
         assert_eq!(fs::read_to_string(world.path("m/a")).unwrap(), "content");
         fs::write(world.path("m/b"), "more").unwrap();
@@ -225,4 +229,44 @@ fn a_mount_whose_database_was_removed_or_replaced_still_works_and_is_unmounted()
             assert!(!world.path("m/a").exists(), "it is another database");
         }
     }
+}
+
+#[test]
+fn a_database_on_a_full_disk_is_mounted_and_takes_changes_when_there_is_space() {
+    let world = World::unmounted();
+    let disk = world.path("disk");
+    fs::create_dir(&disk).unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "none"]).arg(&disk).status().unwrap();
+    assert!(mounted.success(), "mounting needs root");
+    fs::create_dir(world.path("disk/m")).unwrap();
+    world.stone(["mount", "disk/db.stone", "disk/m"]).ok();
+    fs::write(world.path("disk/m/a"), "kept").unwrap();
+    world.stone(["umount", "disk/m"]).ok();
+    let fill = world.path("disk/fill");
+    let mut dd = Command::new("dd");
+    dd.arg("if=/dev/zero").arg(format!("of={}", fill.display())).arg("bs=4096").stderr(Stdio::null());
+    assert!(!dd.status().unwrap().success(), "it fills the disk");
+    for options in ["ro", "nodev"] {
+        world.stone(["mount", "disk/db.stone", "disk/m", "-o", options]).ok();
+        assert_eq!(fs::read_to_string(world.path("disk/m/a")).unwrap(), "kept");
+        assert_eq!(world.stone(["--mount", "disk/m", "diff", "e1"]).ok(), "A\ta\n");
+        if options == "ro" {
+            world.stone(["umount", "disk/m"]).ok();
+        }
+    }
+    let big = vec![1; 4 << 20];
+    let written = fs::File::create(world.path("disk/m/b")).and_then(|mut file| {
+        file.write_all(&big)?;
+        file.sync_all()
+    });
+    assert_eq!(written.unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+    assert_eq!(fs::read_to_string(world.path("disk/m/a")).unwrap(), "kept");
+    fs::remove_file(&fill).unwrap();
+    eventually("it takes changes again", || fs::write(world.path("disk/m/c"), "new").is_ok());
+    world.stone(["--mount", "disk/m", "sync"]).ok();
+    assert_eq!(world.stone(["--mount", "disk/m", "check"]).ok(), "");
+    world.stone(["umount", "disk/m"]).ok();
+    world.stone(["mount", "disk/db.stone", "disk/m"]).ok();
+    assert_eq!(fs::read_to_string(world.path("disk/m/c")).unwrap(), "new");
+    world.stone(["umount", "disk/m"]).ok();
 }

@@ -16,14 +16,31 @@ const MMAP_BYTES: i64 = 256 << 20;
 /// Bytes to which the log is cut when it starts anew.
 const LOG_KEEP_BYTES: i64 = 64 << 20;
 
+/// Where the index of the log is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Index {
+    /// In a file beside the database, which other programs that read use too.
+    Shared,
+    /// In this process's memory: on a disk too full for that file. Nobody else can open the database then.
+    Private,
+}
+
+fn open_writable(path: &Path, index: Index) -> Result<Connection> {
+    let flags = flags(OpenFlags::SQLITE_OPEN_READ_WRITE);
+    Ok(match index {
+        Index::Shared => Connection::open_with_flags(path, flags)?,
+        Index::Private => Connection::open_with_flags_and_vfs(path, flags, "unix-excl")?,
+    })
+}
+
 fn flags(base: OpenFlags) -> OpenFlags {
     // Each connection is used by one thread at a time.
     base | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE
 }
 
 /// Opens the connection through which everything is written.
-pub(super) fn writer(path: &Path) -> Result<Connection> {
-    let conn = Connection::open_with_flags(path, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
+pub(super) fn writer(path: &Path, index: Index) -> Result<Connection> {
+    let conn = open_writable(path, index)?;
     keep_plans(&conn, 256)?;
     // NORMAL: the log is synced by `Log::sync` where a commit must be durable, and by checkpoints.
     conn.execute_batch(&format!(
@@ -53,8 +70,8 @@ pub(super) fn use_log(conn: &Connection) -> Result<()> {
 }
 
 /// Opens a connection that only reads.
-pub(super) fn reader(path: &Path) -> Result<Connection> {
-    let conn = Connection::open_with_flags(path, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
+pub(super) fn reader(path: &Path, index: Index) -> Result<Connection> {
+    let conn = open_writable(path, index)?;
     reader_settings(&conn)?;
     Ok(conn)
 }
@@ -89,8 +106,8 @@ fn reader_settings(conn: &Connection) -> Result<()> {
 }
 
 /// Opens the connection that moves the log into the database.
-pub(super) fn checkpointer(path: &Path) -> Result<Connection> {
-    let conn = Connection::open_with_flags(path, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
+pub(super) fn checkpointer(path: &Path, index: Index) -> Result<Connection> {
+    let conn = open_writable(path, index)?;
     conn.execute_batch(&format!(
         "PRAGMA busy_timeout=0; PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=-1024; \
          PRAGMA journal_size_limit={LOG_KEEP_BYTES};"
@@ -128,6 +145,14 @@ impl Log {
                 StoreError::Backend(format!("{}: {error}", path.display()))
             }
         })
+    }
+
+    /// Whether another StoneFS has the log open. Asked before SQLite opens a database: where the file was replaced
+    /// under a running daemon, SQLite would take that one's log for this one's.
+    pub(super) fn is_locked(database: &Path) -> bool {
+        let Ok(file) = File::open(with_suffix(database, "-wal")) else { return false };
+        let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+        locked == Err(rustix::io::Errno::WOULDBLOCK)
     }
 
     /// Waits until everything in the log is on disk.

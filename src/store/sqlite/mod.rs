@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rusqlite::Connection;
 
-use self::connection::Log;
+use self::connection::{Index, Log};
 use self::read::{Connected, SqliteRead};
 use self::write::{SqliteWrite, Writer};
 use super::{InitOptions, Prune, Pruned, ReadTxn, Result, Space, Store, StoreError, WriteTxn};
@@ -67,7 +67,7 @@ pub struct SqliteStore {
 /// How the file was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
-    ReadWrite,
+    ReadWrite(Index),
     ReadOnly,
     /// Read-only, on a medium where not even the shared index can be made.
     Immutable,
@@ -81,9 +81,17 @@ impl SqliteStore {
     /// # Errors
     /// [`StoreError::Conflict`] where the file exists.
     pub fn create(path: &Path, options: &InitOptions) -> Result<SqliteStore> {
+        let log = connection::with_suffix(path, "-wal");
+        if log.exists() {
+            return Err(StoreError::Conflict(format!(
+                "{} exists: a database of this name was removed or renamed while it was in use, or crashed; \
+                 end what uses it, and remove or rename that file too",
+                log.display()
+            )));
+        }
         connection::create_file(path)?;
         let made = (|| {
-            let conn = connection::writer(path)?;
+            let conn = connection::writer(path, Index::Shared)?;
             schema::create(&conn)?;
             connection::use_log(&conn)?;
             upkeep::populate(&conn, options)?;
@@ -106,11 +114,22 @@ impl SqliteStore {
     /// damaged or truncated, [`StoreError::Busy`] where another program has it open for writing.
     pub fn open(path: &Path) -> Result<SqliteStore> {
         require_file(path)?;
-        SqliteStore::open_file(path).map_err(|error| no_inodes(path, error))
+        if Log::is_locked(path) {
+            return Err(connection::in_use(path));
+        }
+        let open = |index| SqliteStore::open_with(path, index).map_err(|error| no_inodes(path, error));
+        match open(Index::Shared) {
+            Err(StoreError::Full) => {
+                let store = open(Index::Private)?;
+                log::warn!("{}: its disk is full; until the next mount no other program can read it", path.display());
+                Ok(store)
+            }
+            opened => opened,
+        }
     }
 
-    fn open_file(path: &Path) -> Result<SqliteStore> {
-        let conn = connection::writer(path)?;
+    fn open_with(path: &Path, index: Index) -> Result<SqliteStore> {
+        let conn = connection::writer(path, index)?;
         let version = schema::inspect(&conn, path)?;
         let busy = |error| match error {
             StoreError::Busy(_) => connection::in_use(path),
@@ -122,7 +141,7 @@ impl SqliteStore {
             other => other,
         })?;
         let log = Log::open(path)?;
-        let checkpointer = connection::checkpointer(path)?;
+        let checkpointer = connection::checkpointer(path, index)?;
         Ok(SqliteStore {
             path: absolute(path)?,
             identity: identity(path)?,
@@ -130,7 +149,7 @@ impl SqliteStore {
             readers: Mutex::new(Vec::new()),
             log: Some(log),
             checkpointer: Mutex::new(Some(checkpointer)),
-            mode: Mode::ReadWrite,
+            mode: Mode::ReadWrite(index),
             share: Mutex::new(None),
             closed: AtomicBool::new(false),
             failed: AtomicBool::new(false),
@@ -192,7 +211,7 @@ impl SqliteStore {
         if self.closed.load(Ordering::Acquire) || self.failed.load(Ordering::Acquire) {
             return Err(StoreError::Closed);
         }
-        if self.mode != Mode::ReadWrite {
+        if !matches!(self.mode, Mode::ReadWrite(_)) {
             return Err(StoreError::Backend(format!("{} was opened for reading only", self.path.display())));
         }
         SqliteWrite::begin(self, writer)
@@ -209,7 +228,7 @@ impl SqliteStore {
             return Err(StoreError::Backend(format!("{} was removed or replaced", self.path.display())));
         }
         match self.mode {
-            Mode::ReadWrite => connection::reader(&self.path),
+            Mode::ReadWrite(index) => connection::reader(&self.path, index),
             Mode::ReadOnly => connection::read_only(&self.path, false),
             Mode::Immutable => connection::read_only(&self.path, true),
         }
