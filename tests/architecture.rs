@@ -206,6 +206,14 @@ fn every_claim_names_a_real_test() {
     assert!(missing.is_empty(), "docs/SEMANTICS.md names tests that do not exist: {missing:?}");
 }
 
+/// What `scripts/powercut` and `scripts/kill9` compare with finds each state of a writer, and nothing that is none.
+#[test]
+fn the_writers_prefixes_are_found() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/writer.py");
+    let output = std::process::Command::new("python3").arg(script).arg("--check").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 #[test]
 fn the_scan_finds_what_it_looks_for() {
     let text = "use crate::store::Store;\nuse crate::{\n    types::{Ino, Seq},\n    fuse,\n};\nfn f() { crate::cli::run() } // crate::vfs\n";

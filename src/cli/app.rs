@@ -24,7 +24,7 @@ use crate::types::{Caller, ProcId, SystemClock};
 use super::context::{Context, Host, Origin, Unmounted};
 use super::error::{About, Error, Result};
 use super::mount::ENDING;
-use super::place::Place;
+use super::place::{Place, dead};
 use super::screen::Screen;
 use super::text::{TreePath, to_json};
 use super::works::Work;
@@ -237,6 +237,11 @@ impl Access {
                     backend: Backend::Daemon(RefCell::new(client)),
                     cwd: RefCell::default(),
                 });
+            }
+            // What was done through a mount whose daemon has just died may be lost, and an open transaction interrupted:
+            // a command that was given in the mount must not go on without.
+            if let Some(mount) = &place.mount {
+                return Err(dead().about(mount.dir.as_os_str().as_bytes()));
             }
             match open_engine(&place.database, &Options::default()) {
                 Ok(engine) => {

@@ -136,7 +136,8 @@ pub fn mount_of(path: &Path) -> Result<Option<MountPoint>> {
     }
 }
 
-fn dead() -> Error {
+/// What is said of a mount that nobody serves.
+pub(super) fn dead() -> Error {
     Error::failed("the mount's daemon is dead; `stone umount` clears the mount, `stone mount` renews it")
 }
 

@@ -78,25 +78,40 @@ fn a_daemon_that_is_killed_in_any_phase_leaves_something_that_mounts_again() {
     fs::write(world.m(".branches/x/d/other"), "x").unwrap();
     world.in_m(&["sync"]);
     world.stone(&["umount", "m"]);
-    let phases: [&[&str]; 5] = [
+    let phases: [&[&str]; 7] = [
         &["mount", "db.stone", "m"],
         &["--mount", "m", "switch", "x"],
         &["--mount", "m", "run", "--", "sh", "-c", "echo 1 > $D/m/d/run; echo 2 > $D/m/d/run2"],
         &["--mount", "m", "sync"],
+        &["--mount", "m", "commit"],
+        &["--mount", "m", "merge", "x"],
         &["umount", "m"],
     ];
-    for (n, phase) in phases.iter().cycle().take(15).enumerate() {
+    // `STONE_KILLS=N` kills so often, at moments that are spread otherwise.
+    let wanted: Option<u32> = std::env::var("STONE_KILLS").ok().and_then(|text| text.parse().ok());
+    let rounds = wanted.unwrap_or(3 * phases.len() as u32);
+    for (n, phase) in (0..rounds).zip(phases.iter().cycle()) {
+        let turn = n / phases.len() as u32;
+        let delay_us = if wanted.is_some() { n * 7919 % 40_000 } else { [0, 4000, 12_000][turn as usize % 3] };
         if phase[0] != "mount" {
-            world.mount("m", "");
+            world.mount("m", "branch=main");
+        }
+        let is_commit = phase.contains(&"commit");
+        let before = fs::read_to_string(world.m("d/one")).ok();
+        if is_commit {
+            world.in_m(&["begin"]);
+            fs::write(world.m("d/one"), n.to_string()).unwrap();
+            fs::write(world.m("d/two"), n.to_string()).unwrap();
         }
         let mut command = Command::new(env!("CARGO_BIN_EXE_stone"));
         command.args(*phase).current_dir(world.path("")).env("D", world.path(""));
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        thread::sleep(Duration::from_millis([0, 4, 12][n / phases.len()] * if phase[0] == "mount" { 4 } else { 1 }));
+        thread::sleep(Duration::from_micros((delay_us * if phase[0] == "mount" { 4 } else { 1 }).into()));
         for daemon in daemons(&world) {
             signal(daemon, "KILL");
         }
         assert!(ends(&mut child), "{phase:?} hangs");
+        let returned = child.wait().unwrap().success();
         for daemon in daemons(&world) {
             signal(daemon, "KILL");
             eventually("the daemon is gone", || !is_alive(daemon));
@@ -104,6 +119,15 @@ fn a_daemon_that_is_killed_in_any_phase_leaves_something_that_mounts_again() {
         world.mount("m", "branch=main");
         assert_eq!(fs::read_to_string(world.m("d/seed")).unwrap(), "seed", "{phase:?}");
         assert_eq!(world.m("d/run").exists(), world.m("d/run2").exists(), "{phase:?}: all or nothing");
+        let [one, two] = ["d/one", "d/two"].map(|name| fs::read_to_string(world.m(name)).ok());
+        assert_eq!(one, two, "{phase:?}: all or nothing");
+        if is_commit {
+            let done = one == Some(n.to_string());
+            assert!(done || (one == before && !returned), "{phase:?}: {before:?}, {one:?}, returned {returned}");
+            if !done {
+                world.in_m(&["rollback"]);
+            }
+        }
         assert_eq!(world.stone(&["--mount", "m", "check"]), "", "{phase:?}");
         world.stone(&["umount", "m"]);
     }
@@ -128,26 +152,43 @@ fn daemons(world: &World) -> Vec<i32> {
 #[test]
 fn clients_of_a_stopped_daemon_wait_and_go_on() {
     let world = World::mounted("");
+    world.mount("other", "");
     fs::write(world.m("f"), "content").unwrap();
     fs::write(world.m("g"), "other").unwrap();
     let daemon = world.daemon("m");
     let mut process = Process::in_dir(&world.m(""));
     process.tell("f = os.open('f', os.O_RDWR)");
+    let mut writers: Vec<Child> = [BUSY[0], BUSY[2]].iter().map(|script| worker(&world, script)).collect();
     signal(daemon, "STOP");
     process.ask("os.write(f, b'written'); os.fsync(f)");
-    let mut client = worker(&world, "cat $D/m/g > $D/out && ls $D/m >> $D/out && echo new > $D/m/new");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_stone"));
-    let mut command =
-        command.args(["--mount", "m", "sync"]).current_dir(world.path("")).stdout(Stdio::null()).spawn().unwrap();
-    thread::sleep(Duration::from_secs(3));
-    assert!(client.try_wait().unwrap().is_none() && command.try_wait().unwrap().is_none());
+    let mut waiting = vec![worker(&world, "cat $D/m/g > $D/out && ls $D/m >> $D/out && echo new > $D/m/new")];
+    let commands: [&[&str]; 4] = [
+        &["--mount", "m", "sync"],
+        &["--mount", "m", "run", "--", "sh", "-c", "echo run > $D/m/run"],
+        &["--db", "db.stone", "tag", "stopped"],
+        &["umount", "other"],
+    ];
+    for command in commands {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_stone"));
+        program.args(command).current_dir(world.path("")).env("D", world.path(""));
+        waiting.push(program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    }
+    thread::sleep(Duration::from_secs(10));
+    assert!(waiting.iter_mut().all(|client| client.try_wait().unwrap().is_none()), "all of them wait");
     signal(daemon, "CONT");
     assert_eq!(process.answer(), "None");
-    assert!(ends(&mut client) && client.wait().unwrap().success());
-    assert!(ends(&mut command) && command.wait().unwrap().success());
-    assert_eq!(fs::read_to_string(world.path("out")).unwrap(), "otherf\ng\n");
+    for client in &mut waiting {
+        assert!(ends(client) && client.wait().unwrap().success());
+    }
+    for writer in &mut writers {
+        assert!(writer.try_wait().unwrap().is_none(), "a worker met an error");
+        writer.kill().unwrap();
+        writer.wait().unwrap();
+    }
+    assert!(fs::read_to_string(world.path("out")).unwrap().starts_with("other"));
     assert_eq!(fs::read_to_string(world.m("f")).unwrap(), "written");
     assert_eq!(fs::read_to_string(world.m("new")).unwrap(), "new\n");
+    assert_eq!(fs::read_to_string(world.m("run")).unwrap(), "run\n");
     assert!(process.ends_well());
 }
 
