@@ -114,6 +114,8 @@ impl Engine {
             core.cut_point(Some(segment.branch))?;
             need = need.max(segment.cut);
         }
+        // In a damaged database a branch may begin at a point that is never reached.
+        let need = need.min(core.counters.seq);
         self.wait_flushed(core, need)
     }
 

@@ -87,7 +87,7 @@ impl Table for Events {
 
 /// The first page is small, for queries with a limit; later ones grow.
 const FIRST_PAGE: usize = 64;
-const PAGE_MAX: usize = 4096;
+const PAGE_MAX: usize = 16_384;
 
 struct Pages {
     /// `None` where no event can match.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{chunk, codec, entry, inode, ledger, lines, prune};
+use super::{chunk, codec, entry, inode, ledger, lines, posting, prune};
 use crate::store::{BranchRow, Period, Result, StoreError, StoredRow};
 use crate::types::{BranchId, Ino, Kind, Lineage, Segment, Seq};
 
@@ -105,6 +105,9 @@ fn tables(conn: &Connection, findings: &mut Findings) -> Result<()> {
     }
     readable(conn, &lines, findings)?;
     counters(conn, findings)?;
+    if let Some(event) = posting::missing(conn)? {
+        findings.add(format!("postings: they do not lead to event {event}, and perhaps to others"))?;
+    }
     references(conn, findings)?;
     periods(conn, &lines, findings)?;
     targets(conn, &lines, findings)?;

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use lru::LruCache;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
+use rustc_hash::FxHashSet;
 
 use super::codec;
+use super::posting::{self, By, Posted, Postings, Stretches};
 use crate::store::{EventFilter, EventRow, Result, StoreError};
 use crate::types::{BranchId, Op, Seq, Timestamp};
 
@@ -60,6 +62,11 @@ fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((dir, leaf.get(1..).unwrap_or_default()))
 }
 
+/// The last name of a path.
+fn last(path: &[u8]) -> Option<&[u8]> {
+    Some(split(path)?.1)
+}
+
 fn join(dir: Option<Vec<u8>>, leaf: Option<Vec<u8>>, name: Option<&[u8]>) -> Option<Arc<[u8]>> {
     let leaf = leaf.as_deref().or(name);
     let Some(mut path) = dir else {
@@ -102,11 +109,51 @@ pub(super) fn seq_at(conn: &Connection, at: Timestamp) -> Result<Option<(Seq, Ti
     Ok(found)
 }
 
-/// The conditions of a filter but for branches and limits, as SQL.
+/// Which columns follow those of the event, for tests that are not made in SQL.
+const DIR: usize = 25;
+const DIR2: usize = 26;
+
+/// A test of paths or processes: too large for SQL, which would make its sets anew for every stretch.
+enum Check {
+    /// In a directory, as a name where there is one; the second path counts too unless `first_only`.
+    Path { dirs: FxHashSet<i64>, exact: Option<(Option<i64>, Vec<u8>)>, first_only: bool },
+    /// By one of these processes.
+    Processes(FxHashSet<i64>),
+}
+
+impl Check {
+    fn passes(&self, row: &Row<'_>) -> Result<bool> {
+        Ok(match self {
+            Check::Processes(ids) => ids.contains(&row.get(24)?),
+            Check::Path { dirs, exact, first_only } => {
+                let is_at = |dir: usize, leaf: usize, name: usize| -> Result<bool> {
+                    let Some(dir) = row.get::<_, Option<i64>>(dir)? else { return Ok(false) };
+                    if dirs.contains(&dir) {
+                        return Ok(true);
+                    }
+                    let Some((Some(wanted), last)) = exact else { return Ok(false) };
+                    if *wanted != dir {
+                        return Ok(false);
+                    }
+                    let leaf = match row.get_ref(leaf)?.as_bytes_or_null()? {
+                        Some(leaf) => Some(leaf),
+                        None => row.get_ref(name)?.as_bytes_or_null()?,
+                    };
+                    Ok(leaf.unwrap_or_default() == last)
+                };
+                is_at(DIR, 12, 8)? || (!first_only && is_at(DIR2, 14, 10)?)
+            }
+        })
+    }
+}
+
+/// The conditions of a filter but for branches and limits.
 struct Conditions {
     sql: Vec<String>,
     values: Vec<Value>,
-    index: &'static str,
+    checks: Vec<Check>,
+    /// Where the events are that can match; `None`: anywhere.
+    within: Option<Stretches>,
     after: i64,
     upto: i64,
 }
@@ -115,6 +162,20 @@ impl Conditions {
     fn bind(&mut self, value: impl Into<Value>) -> String {
         self.values.push(value.into());
         format!("?{}", self.values.len())
+    }
+
+    fn narrow(&mut self, stretches: Stretches) {
+        self.within = Some(match self.within.take() {
+            Some(within) => within.and(&stretches),
+            None => stretches,
+        });
+    }
+
+    /// Narrows to the events of some keys.
+    fn posted(&mut self, conn: &Connection, by: By, keys: impl IntoIterator<Item = (i64, Option<u32>)>) -> Result<()> {
+        let found = posting::find(conn, by, keys, self.after, self.upto)?;
+        self.narrow(found);
+        Ok(())
     }
 
     fn of(conn: &Connection, filter: &EventFilter) -> Result<Conditions> {
@@ -129,11 +190,13 @@ impl Conditions {
         if let Some(until) = filter.until {
             upto = upto.min(before(until)?);
         }
-        let mut this = Conditions { sql: Vec::new(), values: Vec::new(), index: "", after, upto };
+        let (sql, values, checks) = (Vec::new(), Vec::new(), Vec::new());
+        let mut this = Conditions { sql, values, checks, within: None, after, upto };
         if let Some(ino) = filter.ino {
-            let ino = this.bind(codec::int(ino.0));
-            this.sql.push(format!("(e.ino={ino} OR e.ino2={ino})"));
-            this.index = "ino";
+            let number = this.bind(codec::int(ino.0));
+            this.sql.push(format!("(e.ino={number} OR e.ino2={number})"));
+            let (block, place) = posting::inode(codec::int(ino.0));
+            this.posted(conn, By::Inode, [(block, Some(place))])?;
         }
         if let Some(path) = filter.path.as_deref().filter(|path| *path != b"/" || filter.path_exact) {
             if filter.path_any_case {
@@ -151,29 +214,18 @@ impl Conditions {
             this.sql.push(format!("e.pid={pid}"));
         }
         if let Some(process) = filter.process {
-            let process = this.bind(codec::int(process.0));
+            let id = codec::int(process.0);
+            let process = this.bind(id);
             this.sql.push(format!("e.process={process}"));
-            this.index = "process";
+            this.posted(conn, By::Process, [(id, None)])?;
         }
         if let Some(program) = &filter.program {
-            let comm = this.bind(program.get(..15).unwrap_or(program).to_vec());
-            let suffix = [b"/", program.as_slice()].concat();
-            let length = this.bind(-(suffix.len() as i64));
-            let suffix = this.bind(suffix);
-            let processes = format!("(SELECT id FROM process WHERE comm={comm} OR substr(exe, {length})={suffix})");
-            let seqs = vec![format!("SELECT seq FROM event WHERE process IN {processes}")];
-            this.any_of(conn, seqs, format!("+e.process IN {processes}"))?;
+            let ids = processes(conn, program)?;
+            this.posted(conn, By::Process, ids.iter().map(|id| (*id, None)))?;
+            this.checks.push(Check::Processes(ids));
         }
         if let Some(txn) = filter.txn {
-            let txn = this.bind(codec::int(txn.0));
-            this.sql.push(format!("e.txn={txn}"));
-            // Its events are those of its hidden branch, and the ones that opened and ended it.
-            let row = format!("FROM txn WHERE id={txn}");
-            this.sql.push(format!(
-                "e.seq IN (SELECT seq FROM event WHERE branch=(SELECT branch {row}) \
-                 UNION ALL SELECT begun {row} UNION ALL SELECT ended {row})"
-            ));
-            this.index = "txn";
+            this.txn(conn, codec::int(txn.0))?;
         }
         if filter.failed {
             this.sql.push("e.result<>0".to_owned());
@@ -185,167 +237,188 @@ impl Conditions {
         Ok(this)
     }
 
+    /// Chooses the events of a transaction: those of its hidden branch, and the ones that opened and ended it.
+    fn txn(&mut self, conn: &Connection, id: i64) -> Result<()> {
+        let number = self.bind(id);
+        self.sql.push(format!("e.txn={number}"));
+        let mut statement = conn.prepare_cached("SELECT branch, begun, ended FROM txn WHERE id=?1")?;
+        let row = statement.query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+        let Some((branch, begun, ended)): Option<(i64, i64, Option<i64>)> = row else {
+            self.narrow(Stretches::single([]));
+            return Ok(());
+        };
+        let inside = posting::find(conn, By::Branch, [(branch, None)], self.after, self.upto)?;
+        self.narrow(inside.or(Stretches::single([Some(begun), ended].into_iter().flatten())));
+        Ok(())
+    }
+
     /// Chooses events at a path and, unless `exact`, below it.
     fn path(&mut self, conn: &Connection, path: &[u8], exact: bool) -> Result<()> {
         let path = path.strip_suffix(b"/").unwrap_or(path);
-        let mut seqs = Vec::new();
-        let mut any = Vec::new();
+        let mut dirs = FxHashSet::default();
         if !exact {
-            let below = self.bind([path, b"/"].concat());
-            let end = self.bind([path, b"0"].concat());
-            let whole = self.bind(path.to_vec());
-            let dirs = format!("(SELECT id FROM path WHERE path={whole} OR (path>={below} AND path<{end}))");
-            for dir in ["dir", "dir2"] {
-                seqs.push(format!("SELECT seq FROM event WHERE {dir} IN {dirs}"));
-                any.push(format!("+e.{dir} IN {dirs}"));
+            let mut statement = conn.prepare_cached("SELECT id FROM path WHERE path=?1 OR (path>=?2 AND path<?3)")?;
+            let mut rows = statement.query((path, [path, b"/"].concat(), [path, b"0"].concat()))?;
+            while let Some(row) = rows.next()? {
+                dirs.insert(row.get(0)?);
             }
         }
-        if let Some((dir, leaf)) = split(if path.is_empty() { b"/" } else { path }) {
-            let dir = self.bind(dir.to_vec());
-            let leaf = self.bind(leaf.to_vec());
-            let dir = format!("(SELECT id FROM path WHERE path={dir})");
-            for (column, name) in [("dir", "coalesce(leaf, name)"), ("dir2", "coalesce(leaf2, name2)")] {
-                seqs.push(format!("SELECT seq FROM event WHERE {column}={dir} AND {name}={leaf}"));
+        let mut keys: Vec<_> = dirs.iter().map(|dir| (*dir, None)).collect();
+        let whole = if path.is_empty() { b"/" } else { path };
+        let itself = match split(whole) {
+            Some((dir, leaf)) => {
+                let dir = path_id(conn, dir)?;
+                keys.extend(dir.map(|dir| (dir, Some(posting::leaf(leaf)))));
+                Some((dir, leaf.to_vec()))
             }
-            any.push(format!("(+e.dir={dir} AND coalesce(e.leaf, e.name)={leaf})"));
-            any.push(format!("(+e.dir2={dir} AND coalesce(e.leaf2, e.name2)={leaf})"));
-        }
-        self.any_of(conn, seqs, any.join(" OR "))
+            None => None,
+        };
+        self.posted(conn, By::Dir, keys)?;
+        self.checks.push(Check::Path { dirs, exact: itself, first_only: false });
+        Ok(())
     }
 
     /// Chooses events below a path whose ASCII letters may have any case.
     fn below_any_case(&mut self, conn: &Connection, path: &[u8]) -> Result<()> {
         let path = path.strip_suffix(b"/").unwrap_or(path);
-        let length = self.bind(i64::try_from(path.len()).unwrap_or(i64::MAX));
-        let path = self.bind(path.to_vec());
-        let dirs = format!(
-            "(SELECT id FROM path WHERE lower(CAST(substr(path, 1, {length}) AS TEXT))=lower(CAST({path} AS TEXT)) \
-             AND (length(path)={length} OR substr(path, {length}+1, 1)=x'2f'))"
-        );
-        let seqs = vec![format!("SELECT seq FROM event WHERE dir IN {dirs}")];
-        self.any_of(conn, seqs, format!("+e.dir IN {dirs}"))
+        let mut statement = conn.prepare_cached(
+            "SELECT id FROM path WHERE lower(CAST(substr(path, 1, ?2) AS TEXT))=lower(CAST(?1 AS TEXT)) \
+             AND (length(path)=?2 OR substr(path, ?2+1, 1)=x'2f')",
+        )?;
+        let mut rows = statement.query((path, i64::try_from(path.len()).unwrap_or(i64::MAX)))?;
+        let mut dirs = FxHashSet::default();
+        while let Some(row) = rows.next()? {
+            dirs.insert(row.get(0)?);
+        }
+        self.posted(conn, By::Dir, dirs.iter().map(|dir| (*dir, None)))?;
+        self.checks.push(Check::Path { dirs, exact: None, first_only: true });
+        Ok(())
     }
 
-    /// Chooses the events of some queries: by their numbers where these are few, else by `test` on
-    /// each event in order, which finds the first ones soon.
-    fn any_of(&mut self, conn: &Connection, mut seqs: Vec<String>, test: String) -> Result<()> {
-        const FEW: i64 = 20_000;
-        let (after, upto) = (self.bind(self.after), self.bind(self.upto));
-        for query in &mut seqs {
-            query.push_str(&format!(" AND seq>{after} AND seq<={upto}"));
+    /// The stretches to look at, on a branch or on all, in the order asked for.
+    fn stretches(
+        &self,
+        conn: &Connection,
+        segment: Option<(BranchId, Seq)>,
+        descending: bool,
+    ) -> Result<Vec<(i64, i64)>> {
+        let upto = segment.map_or(self.upto, |(_, cut)| self.upto.min(codec::int(cut.0)));
+        let mut stretches = match (segment, &self.within) {
+            (None, None) => vec![(self.after.saturating_add(1), upto)],
+            (None, Some(within)) => within.0.clone(),
+            (Some((branch, _)), within) => {
+                let posted = posting::find(conn, By::Branch, [(codec::int(branch.0), None)], self.after, upto)?;
+                within.as_ref().map_or_else(|| posted.clone(), |within| within.and(&posted)).0
+            }
+        };
+        if descending {
+            stretches.reverse();
         }
-        let seqs = seqs.join(" UNION ALL ");
-        let mut count = conn.prepare_cached(&format!("SELECT count(*) FROM (SELECT 1 FROM ({seqs}) LIMIT {FEW})"))?;
-        // Values that later conditions bind are not used here.
-        let used = count.parameter_count();
-        let values = self.values.get(..used).unwrap_or_default();
-        let found: i64 = count.query_row(params_from_iter(values), |row| row.get(0))?;
-        if found < FEW {
-            self.sql.push(format!("e.seq IN ({seqs})"));
-            self.index = "seq";
-        } else {
-            self.sql.push(format!("({test})"));
+        Ok(stretches)
+    }
+
+    /// Reads events in order until `visit` has enough; it gets rows with the columns of an event.
+    fn scan(
+        &self,
+        conn: &Connection,
+        segment: Option<(BranchId, Seq)>,
+        descending: bool,
+        visit: &mut dyn FnMut(&Row<'_>) -> Result<bool>,
+    ) -> Result<()> {
+        let mut values = self.values.clone();
+        let mut sql = format!("SELECT {COLUMNS}, e.dir, e.dir2 FROM event e {JOINS} WHERE ");
+        if let Some((branch, _)) = segment {
+            values.push(Value::Integer(codec::int(branch.0)));
+            sql.push_str(&format!("e.branch=?{} AND ", values.len()));
+        }
+        let bounds = values.len();
+        sql.push_str(&format!("e.seq>=?{} AND e.seq<=?{}", bounds + 1, bounds + 2));
+        for condition in &self.sql {
+            sql.push_str(" AND ");
+            sql.push_str(condition);
+        }
+        sql.push_str(if descending { " ORDER BY e.seq DESC" } else { " ORDER BY e.seq" });
+        let mut statement = conn.prepare_cached(&sql)?;
+        for (first, last) in self.stretches(conn, segment, descending)? {
+            values.truncate(bounds);
+            values.extend([Value::Integer(first), Value::Integer(last)]);
+            let mut rows = statement.query(params_from_iter(&values))?;
+            while let Some(row) = rows.next()? {
+                let mut passes = true;
+                for check in &self.checks {
+                    passes = passes && check.passes(row)?;
+                }
+                if passes && !visit(row)? {
+                    return Ok(());
+                }
+            }
         }
         Ok(())
     }
 }
 
-pub(super) fn list(conn: &Connection, filter: &EventFilter) -> Result<Vec<EventRow>> {
-    let conditions = Conditions::of(conn, filter)?;
-    let mut found = Vec::new();
-    if filter.lineage.is_empty() {
-        list_branch(conn, filter, &conditions, None, &mut found)?;
-        return Ok(found);
-    }
-    if filter.lineage.len() > SEGMENTS_MAX {
-        list_scanning(conn, filter, &conditions, &mut found)?;
-        return Ok(found);
-    }
-    // Each segment in the order of its own index, then merged.
-    for segment in &filter.lineage {
-        list_branch(conn, filter, &conditions, Some((segment.branch, segment.cut)), &mut found)?;
-    }
-    found.sort_by_key(|event| event.seq);
-    found.dedup_by_key(|event| event.seq);
-    if filter.descending {
-        found.reverse();
-    }
-    found.truncate(filter.limit.unwrap_or(usize::MAX));
-    Ok(found)
+fn path_id(conn: &Connection, path: &[u8]) -> Result<Option<i64>> {
+    Ok(conn.prepare_cached("SELECT id FROM path WHERE path=?1")?.query_row([path], |row| row.get(0)).optional()?)
 }
 
-/// With more branches than this, all events are read in order and those of others left out.
-const SEGMENTS_MAX: usize = 16;
+/// The processes that ran a program.
+fn processes(conn: &Connection, program: &[u8]) -> Result<FxHashSet<i64>> {
+    let suffix = [b"/", program].concat();
+    let length = -(suffix.len() as i64);
+    let mut statement = conn.prepare_cached("SELECT id FROM process WHERE comm=?1 OR substr(exe, ?2)=?3")?;
+    let mut rows = statement.query((program.get(..15).unwrap_or(program), length, suffix))?;
+    let mut ids = FxHashSet::default();
+    while let Some(row) = rows.next()? {
+        ids.insert(row.get(0)?);
+    }
+    Ok(ids)
+}
 
-fn list_scanning(
-    conn: &Connection,
-    filter: &EventFilter,
-    conditions: &Conditions,
-    found: &mut Vec<EventRow>,
-) -> Result<()> {
+pub(super) fn list(conn: &Connection, filter: &EventFilter) -> Result<Vec<EventRow>> {
+    let conditions = Conditions::of(conn, filter)?;
+    let limit = filter.limit.unwrap_or(usize::MAX);
+    let mut found = Vec::new();
+    if limit == 0 {
+        return Ok(found);
+    }
     let mut cuts: HashMap<i64, i64> = HashMap::new();
     for segment in &filter.lineage {
         let cut = cuts.entry(codec::int(segment.branch.0)).or_insert(0);
         *cut = codec::int(segment.cut.0).max(*cut);
     }
-    let unlimited = EventFilter { limit: None, ..filter.clone() };
-    let (sql, values) = statement(&unlimited, conditions, None);
-    let mut statement = conn.prepare_cached(&sql)?;
-    let mut rows = statement.query(params_from_iter(values))?;
-    let limit = filter.limit.unwrap_or(usize::MAX);
-    while found.len() < limit
-        && let Some(row) = rows.next()?
-    {
-        let (seq, branch): (i64, i64) = (row.get(0)?, row.get(3)?);
-        if cuts.get(&branch).is_some_and(|cut| seq <= *cut) {
-            found.push(read_row(row)?);
+    if cuts.len() <= SEGMENTS_MAX && !cuts.is_empty() {
+        // Each branch in its own order, then merged.
+        for (branch, cut) in cuts {
+            let mut left = limit;
+            let segment = Some((BranchId(branch as u64), Seq(cut as u64)));
+            conditions.scan(conn, segment, filter.descending, &mut |row| {
+                found.push(read_row(row)?);
+                left -= 1;
+                Ok(left > 0)
+            })?;
         }
+        found.sort_by_key(|event| event.seq);
+        if filter.descending {
+            found.reverse();
+        }
+        found.truncate(limit);
+        return Ok(found);
     }
-    Ok(())
-}
-
-fn list_branch(
-    conn: &Connection,
-    filter: &EventFilter,
-    conditions: &Conditions,
-    segment: Option<(BranchId, Seq)>,
-    found: &mut Vec<EventRow>,
-) -> Result<()> {
-    let (sql, values) = statement(filter, conditions, segment);
-    let mut statement = conn.prepare_cached(&sql)?;
-    let mut rows = statement.query(params_from_iter(values))?;
-    while let Some(row) = rows.next()? {
+    conditions.scan(conn, None, filter.descending, &mut |row| {
+        if !cuts.is_empty() {
+            let (seq, branch): (i64, i64) = (row.get(0)?, row.get(3)?);
+            if cuts.get(&branch).is_none_or(|cut| seq > *cut) {
+                return Ok(true);
+            }
+        }
         found.push(read_row(row)?);
-    }
-    Ok(())
+        Ok(found.len() < limit)
+    })?;
+    Ok(found)
 }
 
-/// The query of a filter, on one branch or on all.
-fn statement(filter: &EventFilter, conditions: &Conditions, segment: Option<(BranchId, Seq)>) -> (String, Vec<Value>) {
-    let mut upto = conditions.upto;
-    let mut values = conditions.values.clone();
-    let mut bind = |value: i64| {
-        values.push(Value::Integer(value));
-        format!("?{}", values.len())
-    };
-    let mut sql = format!("SELECT {COLUMNS} FROM event e {JOINS} WHERE ");
-    if let Some((branch, cut)) = segment {
-        upto = upto.min(codec::int(cut.0));
-        // The plus keeps the planner from an index that is worse than the one for inodes.
-        let plus = if conditions.index.is_empty() { "" } else { "+" };
-        sql.push_str(&format!("{plus}e.branch={} AND ", bind(codec::int(branch.0))));
-    }
-    sql.push_str(&format!("e.seq>{} AND e.seq<={}", bind(conditions.after), bind(upto)));
-    for condition in &conditions.sql {
-        sql.push_str(" AND ");
-        sql.push_str(condition);
-    }
-    sql.push_str(if filter.descending { " ORDER BY e.seq DESC" } else { " ORDER BY e.seq" });
-    if let Some(limit) = filter.limit {
-        sql.push_str(&format!(" LIMIT {}", bind(i64::try_from(limit).unwrap_or(i64::MAX))));
-    }
-    (sql, values)
-}
+/// With more branches than this, all events are read in order and those of others left out.
+const SEGMENTS_MAX: usize = 16;
 
 /// Numbers of directory paths that the writer knows without asking.
 pub(super) struct Paths {
@@ -367,9 +440,7 @@ impl Paths {
         if let Some(id) = self.known.get(path) {
             return Ok(*id);
         }
-        let found: Option<i64> =
-            conn.prepare_cached("SELECT id FROM path WHERE path=?1")?.query_row([path], |row| row.get(0)).optional()?;
-        let id = match found {
+        let id = match path_id(conn, path)? {
             Some(id) => id,
             None => {
                 conn.prepare_cached("INSERT INTO path (path) VALUES (?1)")?.execute([path])?;
@@ -399,9 +470,17 @@ impl Paths {
     }
 }
 
-pub(super) fn put(conn: &Connection, paths: &mut Paths, event: &EventRow) -> Result<()> {
+pub(super) fn put(conn: &Connection, paths: &mut Paths, postings: &mut Postings, event: &EventRow) -> Result<()> {
     let (dir, leaf) = paths.encode(conn, event.path.as_deref(), event.name.as_deref())?;
     let (dir2, leaf2) = paths.encode(conn, event.path2.as_deref(), event.name2.as_deref())?;
+    let number = |ino: Option<crate::types::Ino>| ino.map(|ino| codec::int(ino.0));
+    postings.add(&Posted {
+        seq: codec::int(event.seq.0),
+        branch: codec::int(event.branch.0),
+        process: codec::int(event.process.0),
+        inodes: [number(event.ino), number(event.ino2)],
+        paths: [dir.zip(event.path.as_deref().and_then(last)), dir2.zip(event.path2.as_deref().and_then(last))],
+    });
     conn.prepare_cached(
         "INSERT INTO event (seq, time, raw_time, branch, txn, op, ino, parent, name, parent2, name2, dir, leaf, dir2, \
          leaf2, ino2, offset, length, old, new, result, uid, gid, pid, process) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,\

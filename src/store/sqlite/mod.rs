@@ -13,6 +13,7 @@ mod ledger;
 mod lines;
 #[cfg(test)]
 mod plans;
+mod posting;
 mod process;
 mod prune;
 pub mod query;

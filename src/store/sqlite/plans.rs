@@ -2,7 +2,7 @@
 
 use rusqlite::Connection;
 
-use super::{chunk, entry, event, extent, inode, schema, touched, xattr};
+use super::{chunk, entry, event, extent, inode, posting, schema, touched, xattr};
 
 fn plan(conn: &Connection, sql: &str) -> String {
     let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
@@ -30,7 +30,9 @@ fn every_hot_statement_is_one_seek_in_its_own_index() {
         (extent::BELOW, "SEARCH extent USING PRIMARY KEY (ino=? AND idx=? AND (branch,valid_from)<(?,?))"),
         (extent::LIST, "SEARCH extent USING PRIMARY KEY (ino=? AND idx>? AND idx<?)"),
         (chunk::BY_HASH, "SEARCH chunk USING INDEX chunk_prefix (prefix=?)"),
-        (touched::EVENTS, "SEARCH event USING INDEX event_branch (branch=? AND rowid>? AND rowid<?)"),
+        (touched::EVENTS, "SEARCH event USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
+        (posting::BEFORE, "SEARCH posting USING PRIMARY KEY (kind=? AND key=? AND first<?)"),
+        (posting::STRETCHES, "SEARCH posting USING PRIMARY KEY (kind=? AND key=? AND first<?)"),
         (touched::CHANGES, "SEARCH change USING PRIMARY KEY (branch=? AND seq>? AND seq<?)"),
         (touched::INODE, "SEARCH inode USING PRIMARY KEY (ino=? AND branch=?)"),
         (touched::ENTRY, "SEARCH entry USING PRIMARY KEY (parent=? AND name=? AND branch=?)"),

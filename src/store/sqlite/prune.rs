@@ -11,7 +11,7 @@ use rusqlite::{Connection, params_from_iter};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::write::Writer;
-use super::{SqliteStore, codec, ledger, lines};
+use super::{SqliteStore, codec, ledger, lines, posting};
 use crate::store::{BranchRow, Prune, Pruned, Result, StoreError, TxnState, WriteTxn};
 use crate::types::{BranchId, ChunkId, Seq};
 
@@ -297,6 +297,7 @@ pub(super) fn prune(store: &SqliteStore, request: &Prune) -> Result<Pruned> {
         from = to;
     }
     step(store, |writer| {
+        posting::prune(&writer.conn, codec::int(request.before.0))?;
         Ok(writer.conn.execute("DELETE FROM change WHERE seq<?1", [codec::int(request.before.0)])?)
     })?;
     let (chunks, bytes) = collect(store)?;

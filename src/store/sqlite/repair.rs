@@ -8,7 +8,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params};
 
 use super::check::{self, Lines};
-use super::{SqliteStore, chunk, codec, entry, inode, ledger};
+use super::{SqliteStore, chunk, codec, entry, inode, ledger, posting};
 use crate::store::{Result, StoreError, StoredRow, WriteTxn};
 use crate::types::{ChunkId, Ino, Kind, Seq};
 
@@ -114,6 +114,10 @@ fn round(conn: &Connection, done: &mut Vec<String>) -> Result<()> {
         ),
     ] {
         mend(conn, done, what, sql)?;
+    }
+    if !matches!(posting::missing(conn), Ok(None)) {
+        posting::rebuild(conn)?;
+        done.push("made the postings of events anew".to_string());
     }
     for table in TABLES {
         periods(conn, done, table)?;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
+use super::posting;
 use crate::store::{Result, StoreError};
 
 /// `STON`, at offset 68 of the file.
@@ -17,7 +18,11 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../schema/0001_initial.sql"),
     include_str!("../../../schema/0002_record.sql"),
     include_str!("../../../schema/0003_processes.sql"),
+    include_str!("../../../schema/0004_postings.sql"),
 ];
+
+/// The version before which there were no postings.
+const UNPOSTED: i64 = 4;
 
 /// The views for other programs; made anew with every migration.
 const VIEWS: &str = include_str!("../../../schema/views.sql");
@@ -80,6 +85,9 @@ pub(super) fn migrate(conn: &Connection, version: i64) -> Result<()> {
 fn apply_from(conn: &Connection, version: i64) -> Result<()> {
     for migration in MIGRATIONS.iter().skip(usize::try_from(version).unwrap_or(0)) {
         conn.execute_batch(migration)?;
+    }
+    if version < UNPOSTED {
+        posting::rebuild(conn)?;
     }
     conn.execute_batch(VIEWS)?;
     conn.pragma_update(None, "user_version", latest())?;

@@ -6,14 +6,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Rows, params};
 
+use super::posting::{self, By};
 use super::{codec, entry, extent, inode, prune, xattr};
 use crate::store::{EventRow, Mutation, Period, Result, StoredRow, Touched};
 use crate::types::{BranchId, Ino, Name, Op, Seq};
 
-pub(super) const EVENTS: &str = "SELECT op, ino, ino2, parent, name, parent2, name2 FROM event INDEXED BY event_branch \
-     WHERE branch=?1 AND seq>?2 AND seq<=?3";
+pub(super) const EVENTS: &str = "SELECT op, ino, ino2, parent, name, parent2, name2 FROM event \
+     WHERE branch=?1 AND seq>=?2 AND seq<=?3";
 
 pub(super) const CHANGES: &str = "SELECT ino, name FROM change WHERE branch=?1 AND seq>?2 AND seq<=?3";
 
@@ -101,8 +102,25 @@ pub(super) fn touched(conn: &Connection, branch: BranchId, from: Seq, to: Seq) -
     }
     let mut candidates = Candidates::default();
     let stretch = (codec::int(branch.0), codec::int(from.0), codec::int(to.0));
+    let stretches = posting::find(conn, By::Branch, [(stretch.0, None)], stretch.1, stretch.2)?;
     let mut statement = conn.prepare_cached(EVENTS)?;
+    for (first, last) in stretches.0 {
+        said(&mut candidates, statement.query((stretch.0, first, last))?)?;
+    }
+    let mut statement = conn.prepare_cached(CHANGES)?;
     let mut rows = statement.query(stretch)?;
+    while let Some(row) = rows.next()? {
+        let ino = codec::ino(row, 0)?;
+        match row.get_ref(1)?.as_blob()? {
+            [] => candidates.inode(ino, true),
+            name => candidates.entry(ino, name),
+        }
+    }
+    look_up(conn, &candidates, branch, from, to)
+}
+
+/// Takes what events say themselves.
+fn said(candidates: &mut Candidates, mut rows: Rows<'_>) -> Result<()> {
     while let Some(row) = rows.next()? {
         let content = Op::from_code(row.get(0)?).is_some_and(changes_content);
         for column in [1, 2] {
@@ -119,16 +137,7 @@ pub(super) fn touched(conn: &Connection, branch: BranchId, from: Seq, to: Seq) -
             }
         }
     }
-    let mut statement = conn.prepare_cached(CHANGES)?;
-    let mut rows = statement.query(stretch)?;
-    while let Some(row) = rows.next()? {
-        let ino = codec::ino(row, 0)?;
-        match row.get_ref(1)?.as_blob()? {
-            [] => candidates.inode(ino, true),
-            name => candidates.entry(ino, name),
-        }
-    }
-    look_up(conn, &candidates, branch, from, to)
+    Ok(())
 }
 
 /// Reads the tables themselves, where the events of the stretch were pruned.

@@ -8,6 +8,7 @@ use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 
 use super::event::{self, Paths};
+use super::posting::Postings;
 use super::write::is_busy;
 use super::{SqliteStore, codec, connection, inode, ledger, lines, schema};
 use crate::store::{BranchRow, Content, Counters, EventRow, InitOptions, InodeRow, Result, Space, StoreError};
@@ -85,7 +86,9 @@ pub(super) fn populate(conn: &Connection, options: &InitOptions) -> Result<()> {
         pid: 0,
         process: ProcId(0),
     };
-    event::put(conn, &mut Paths::new(), &event)?;
+    let mut postings = Postings::default();
+    event::put(conn, &mut Paths::new(), &mut postings, &event)?;
+    postings.write(conn)?;
     for (key, value) in &options.settings {
         ledger::put_setting(conn, key, Some(value))?;
     }

@@ -12,6 +12,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::chunk::{self, Encoder};
 use super::event::Paths;
+use super::posting::Postings;
 use super::read::Connected;
 use super::{SqliteStore, connection, entry, event, extent, inode, ledger, lines, process, temporal, touched, xattr};
 use crate::store::{BranchRow, COMPRESSION, ChunkData, EventRow, Group, Mutation, Result, StoreError, WriteTxn};
@@ -156,6 +157,7 @@ impl Writer {
                 _ => None,
             })
             .collect();
+        let mut postings = Postings::default();
         for mutation in &group.mutations {
             if !group.unrecorded
                 && let Some((branch, at)) = temporal::place(mutation)
@@ -163,12 +165,13 @@ impl Writer {
             {
                 touched::note(&self.conn, branch, at, ino, name)?;
             }
-            self.apply_one(mutation)?;
+            self.apply_one(mutation, &mut postings)?;
         }
+        postings.write(&self.conn)?;
         ledger::put_counters(&self.conn, &group.counters)
     }
 
-    fn apply_one(&mut self, mutation: &Mutation) -> Result<()> {
+    fn apply_one(&mut self, mutation: &Mutation, postings: &mut Postings) -> Result<()> {
         let conn = &self.conn;
         match mutation {
             Mutation::Inode { branch, at, ino, row } => {
@@ -205,7 +208,7 @@ impl Writer {
                 extent::put_from(conn, &lineage, *branch, *at, *ino, *index, self.has_parent(*branch)?)
             }
             Mutation::Orphan { branch, ino, open } => inode::put_orphan(conn, *branch, *ino, *open),
-            Mutation::Event(row) => event::put(conn, &mut self.paths, row),
+            Mutation::Event(row) => event::put(conn, &mut self.paths, postings, row),
             Mutation::Process(row) => process::put(conn, row),
             Mutation::Branch(row) => {
                 lines::put_branch(conn, row)?;
