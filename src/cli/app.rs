@@ -18,11 +18,13 @@ use crate::audit::{ProcessSink, ProcessTable};
 use crate::control::{self, Client, FrameError, Progress};
 use crate::engine::{Engine, Options};
 use crate::store::StoreError;
+use crate::store::query::Stop;
 use crate::store::sqlite::SqliteStore;
 use crate::types::{Caller, ProcId, SystemClock};
 
 use super::context::{Context, Host, Origin, Unmounted};
 use super::error::{About, Error, Result};
+use super::interrupt::Interrupts;
 use super::mount::ENDING;
 use super::place::{Place, dead};
 use super::screen::Screen;
@@ -75,6 +77,8 @@ pub struct Access {
     backend: Backend,
     /// The directory of the tree that typed paths begin at, where a shell stands in one.
     cwd: RefCell<Option<Vec<u8>>>,
+    /// What ends work before it is done.
+    interrupts: RefCell<Option<Interrupts>>,
 }
 
 enum Backend {
@@ -236,6 +240,7 @@ impl Access {
                     origin,
                     backend: Backend::Daemon(RefCell::new(client)),
                     cwd: RefCell::default(),
+                    interrupts: RefCell::default(),
                 });
             }
             // What was done through a mount whose daemon has just died may be lost, and an open transaction interrupted:
@@ -246,7 +251,8 @@ impl Access {
             match open_engine(&place.database, &Options::default()) {
                 Ok(engine) => {
                     let local = Local { engine, recorded: OnceCell::new(), host: OnceCell::new() };
-                    return Ok(Access { place, origin, backend: Backend::Here(local), cwd: RefCell::default() });
+                    let (cwd, interrupts) = (RefCell::default(), RefCell::default());
+                    return Ok(Access { place, origin, backend: Backend::Here(local), cwd, interrupts });
                 }
                 Err(OpenError::Busy(_)) if start.elapsed() < Duration::from_millis(BUSY_WAIT_MS) => {
                     thread::sleep(Duration::from_millis(20));
@@ -283,6 +289,7 @@ impl Access {
                     caller,
                     zone: self.origin.time_zone(),
                     dev: None,
+                    stopped: self.stop(),
                     progress: RefCell::new(Box::new(move |what, done, total| {
                         bar.step(&Progress { what: what.to_owned(), done, total });
                     })),
@@ -294,6 +301,39 @@ impl Access {
 }
 
 impl Access {
+    /// As [`Access::ask`], unless Ctrl-C comes: `None` then.
+    ///
+    /// # Errors
+    /// Those of [`Access::ask`].
+    pub fn ask_until<W: Work>(&self, work: &W, interrupts: &Interrupts) -> Result<Option<W::Output>> {
+        let waiting = match &self.backend {
+            Backend::Daemon(client) => Some(client.borrow().connection().map_err(Error::from)?),
+            Backend::Here(_) => None,
+        };
+        interrupts.begin(waiting);
+        *self.interrupts.borrow_mut() = Some(interrupts.clone());
+        let done = self.ask(work);
+        *self.interrupts.borrow_mut() = None;
+        if !interrupts.end() {
+            return done.map(Some);
+        }
+        if let Backend::Daemon(client) = &self.backend {
+            let gone = || Error::failed("the daemon has ended");
+            *client.borrow_mut() = connect(&self.place.database)?.ok_or_else(gone)?;
+        }
+        Ok(None)
+    }
+
+    fn stop(&self) -> Stop {
+        match &*self.interrupts.borrow() {
+            Some(interrupts) => {
+                let interrupts = interrupts.clone();
+                Arc::new(move || interrupts.fired())
+            }
+            None => Arc::new(|| false),
+        }
+    }
+
     /// A typed path in the tree.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Engine;
+use crate::store::query::Stop;
 use crate::store::{ReadTxn, TxnRow};
 use crate::types::{At, BranchId, Caller, Clock, Seq, SystemClock, Timestamp, TxnId, View};
 use crate::version::{RefContext, refs};
@@ -176,6 +177,8 @@ pub struct Context<'a> {
     pub zone: TimeZone,
     /// The mount that the asker stands in, by device number.
     pub dev: Option<u64>,
+    /// Whether nobody waits for the work's result any more.
+    pub stopped: Stop,
     /// Where progress goes.
     pub progress: RefCell<ProgressFn<'a>>,
 }

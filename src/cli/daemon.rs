@@ -536,6 +536,7 @@ impl Conversation {
                     caller,
                     zone: origin.time_zone(),
                     dev: origin.dev,
+                    stopped: reply.hang_up(),
                     progress: RefCell::new(Box::new(|what, done, total| reply.progress(what, done, total))),
                 };
                 if of_run {

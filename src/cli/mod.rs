@@ -20,6 +20,7 @@ mod graph;
 mod history;
 mod holders;
 mod init;
+mod interrupt;
 mod isolate;
 mod log;
 mod merge;

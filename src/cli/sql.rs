@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Read};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustyline::completion::{Completer, Pair};
 use rustyline::error::ReadlineError;
@@ -14,6 +15,7 @@ use crate::sql::{self, Asker, Format, Limits, Printer};
 use super::app::App;
 use super::context::Context;
 use super::error::{About, Error, Result};
+use super::interrupt::Interrupts;
 use super::screen::Screen;
 use super::text::Text;
 use super::works::Work;
@@ -88,7 +90,8 @@ impl Work for Sql {
         let mut buffer = Bounded(Vec::new());
         let mut printer = Printer::new(&mut buffer, format);
         let limits = Limits { time_ms: u64::from(self.timeout_s) * 1000, ..Limits::default() };
-        sql::query(context.engine, &asker, &self.query, limits, &mut printer).map_err(Error::failed)?;
+        let stop = Arc::clone(&context.stopped);
+        sql::query_until(context.engine, &asker, &self.query, limits, stop, &mut printer).map_err(Error::failed)?;
         printer.finish().map_err(Error::failed)?;
         Ok(Answer { text: Text(buffer.0) })
     }
@@ -117,23 +120,29 @@ impl SqlArgs {
         if Format::from_word(&format).is_none() {
             return Err(Error::usage("there are table, json, csv and tsv").about(format.as_bytes()));
         }
-        let ask = |query: String, paged: bool| -> Result<()> {
-            let answer =
-                app.ask(&Sql { query, at: self.at.clone(), format: format.clone(), timeout_s: self.timeout })?;
+        let work = |query: String| Sql { query, at: self.at.clone(), format: format.clone(), timeout_s: self.timeout };
+        let show = |answer: &Answer, paged: bool| {
             let mut screen = Screen::open(app.zone.clone(), paged);
             screen.document(answer.text.as_bytes())?;
             screen.finish()
         };
+        let ask = |query: String| show(&app.ask(&work(query))?, true);
         match &self.query {
             Some(query) => {
                 let query = String::from_utf8(query.0.clone()).map_err(|_| Error::usage("the query is not UTF-8"))?;
-                ask(query, true)?;
+                ask(query)?;
             }
-            None if io::stdin().is_terminal() => converse(&ask)?,
+            None if io::stdin().is_terminal() => {
+                let interrupts = Interrupts::watch().map_err(Error::from)?;
+                converse(&|query: String| match app.access(&[])?.ask_until(&work(query), &interrupts)? {
+                    Some(answer) => show(&answer, false),
+                    None => Err(Error::failed("interrupted")),
+                })?;
+            }
             None => {
                 let mut query = String::new();
                 io::stdin().read_to_string(&mut query).about("standard input")?;
-                ask(query, true)?;
+                ask(query)?;
             }
         }
         Ok(0)
@@ -178,7 +187,7 @@ impl Completer for Words {
 }
 
 /// Asks line by line, until the end of input.
-fn converse(ask: &dyn Fn(String, bool) -> Result<()>) -> Result<()> {
+fn converse(ask: &dyn Fn(String) -> Result<()>) -> Result<()> {
     let broken = |error: ReadlineError| Error::failed(error.to_string());
     let config = Config::builder().completion_type(CompletionType::List).build();
     let mut editor: Editor<Words, DefaultHistory> = Editor::with_config(config).map_err(broken)?;
@@ -217,7 +226,7 @@ fn converse(ask: &dyn Fn(String, bool) -> Result<()>) -> Result<()> {
         }
         let query = std::mem::take(&mut pending);
         let _ = editor.add_history_entry(query.trim());
-        if let Err(error) = ask(query, false) {
+        if let Err(error) = ask(query) {
             eprintln!("stone: {error}");
         }
     }

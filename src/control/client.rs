@@ -31,6 +31,14 @@ impl Client {
         peer_of(&self.stream)
     }
 
+    /// The connection, for whoever shuts it down while an answer is waited for.
+    ///
+    /// # Errors
+    /// Where there is no further descriptor.
+    pub fn connection(&self) -> io::Result<UnixStream> {
+        self.stream.try_clone()
+    }
+
     /// Has one piece of work done; `progress` hears how far it got.
     ///
     /// # Errors

@@ -45,6 +45,17 @@ impl Reply<'_> {
         }
     }
 
+    /// Tells, whenever it is asked, whether the client went away.
+    pub fn hang_up(&self) -> Arc<dyn Fn() -> bool + Send + Sync> {
+        let Ok(stream) = self.stream.try_clone() else { return Arc::new(|| false) };
+        Arc::new(move || {
+            use rustix::event::{PollFd, PollFlags, Timespec, poll};
+            let mut asked = [PollFd::new(&stream, PollFlags::RDHUP)];
+            let found = poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+            found.is_ok_and(|found| found > 0)
+        })
+    }
+
     /// A descriptor whose hang-up means that the client went away.
     pub fn stream(&self) -> &UnixStream {
         self.stream

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 
-pub use crate::store::query::{Cell, Limits, Output};
+pub use crate::store::query::{Cell, Limits, Output, Stop};
 pub use format::{Format, Printer};
 pub use rewrite::complete;
 pub use times::print as print_time;
@@ -53,8 +53,23 @@ pub fn query(
     limits: Limits,
     out: &mut dyn Output,
 ) -> Result<(), String> {
+    query_until(engine, asker, sql, limits, Arc::new(|| false), out)
+}
+
+/// As [`query`], until somebody says stop.
+///
+/// # Errors
+/// One line for the user.
+pub fn query_until(
+    engine: &Arc<Engine>,
+    asker: &Asker,
+    sql: &str,
+    limits: Limits,
+    stop: Stop,
+    out: &mut dyn Output,
+) -> Result<(), String> {
     let scope = Arc::new(Scope::new(Arc::clone(engine), asker)?);
-    let mut session = Session::open(tables(&scope), functions(&scope), limits)?;
+    let mut session = Session::open(tables(&scope), functions(&scope), limits, stop)?;
     session.run(&rewrite::rewrite(sql), out)
 }
 

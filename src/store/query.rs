@@ -181,11 +181,16 @@ pub struct Limits {
     pub time_ms: u64,
     /// The largest value or row in bytes.
     pub value_max: i32,
+    /// The most bytes of temporary files.
+    pub temporary_max: u64,
 }
+
+/// Asked now and then while a query runs: whether nobody waits for its answer any more.
+pub type Stop = std::sync::Arc<dyn Fn() -> bool + Send + Sync>;
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { time_ms: 60_000, value_max: 64 << 20 }
+        Limits { time_ms: 60_000, value_max: 64 << 20, temporary_max: 1 << 30 }
     }
 }
 

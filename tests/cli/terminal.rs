@@ -188,6 +188,31 @@ fn sql_asks_line_by_line_with_completion_and_history() {
 }
 
 #[test]
+fn ctrl_c_ends_a_query_and_neither_the_client_nor_the_daemon() {
+    let world = World::mounted();
+    world.stone(["init", "other.stone"]).ok();
+    for (dir, arguments) in [("m", &["sql"][..]), ("", &["--db", "other.stone", "sql"])] {
+        let mut terminal = Terminal::start(&world, dir, arguments);
+        terminal.expect("sql> ");
+        terminal.send("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n;\r");
+        // Whether the query runs already cannot be seen: a key that comes before that only clears the line.
+        let end = Instant::now() + Duration::from_secs(60);
+        while !terminal.seen.contains("stone: interrupted") {
+            assert!(Instant::now() < end, "never interrupted; seen: {:?}", terminal.seen);
+            terminal.send("\x03");
+            terminal.read(300);
+        }
+        terminal.expect("stone: interrupted");
+        terminal.expect("sql> ");
+        terminal.send("SELECT 6 * 7 AS answer;\r");
+        terminal.expect("42\r\n");
+        terminal.expect("sql> ");
+        terminal.send("\x04");
+        assert_eq!(terminal.ends(), 0);
+    }
+}
+
+#[test]
 fn a_terminal_gets_colours_and_never_a_raw_control_character_of_a_name() {
     let world = World::mounted();
     fs::write(world.path("m/bad\x1b[2J\u{9b}name"), "x\x1b]0;title\x07\n").unwrap();

@@ -181,6 +181,11 @@ impl World {
 
     /// Asks at an instant.
     pub fn sql_when(&self, now: i64, at: Option<&str>, query: &str) -> Result<String, String> {
+        self.sql_within(Limits { time_ms: 5000, ..Limits::default() }, now, at, query)
+    }
+
+    /// Asks within limits.
+    pub fn sql_within(&self, limits: Limits, now: i64, at: Option<&str>, query: &str) -> Result<String, String> {
         let asker = Asker {
             branch: BranchId::MAIN,
             zone: TimeZone::UTC,
@@ -189,7 +194,7 @@ impl World {
         };
         let mut out = Vec::new();
         let mut printer = Printer::new(&mut out, Format::Csv);
-        sql::query(self.engine(), &asker, query, Limits { time_ms: 5000, ..Limits::default() }, &mut printer)?;
+        sql::query(self.engine(), &asker, query, limits, &mut printer)?;
         printer.finish()?;
         Ok(String::from_utf8(out).unwrap())
     }
@@ -448,4 +453,23 @@ fn what_was_pruned_is_said_and_the_rest_still_proven() {
     other.close().unwrap();
     let store = SqliteStore::open(&path).unwrap();
     assert_ne!(audit::verify(store.read().unwrap().as_ref()).unwrap().findings, Vec::<String>::new());
+}
+
+#[test]
+fn a_query_may_use_so_much_temporary_disk_and_no_more() {
+    let world = World::new();
+    // 36 MB to be sorted: more than what is kept in memory for it.
+    let sorts = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60000) \
+         SELECT count(*) FROM (SELECT hex(zeroblob(300)) || i AS x FROM n ORDER BY x DESC LIMIT -1 OFFSET 1)";
+    for _ in 0..2 {
+        for (bytes, fits) in [(1 << 20, false), (1 << 30, true)] {
+            let limits = Limits { temporary_max: bytes, ..Limits::default() };
+            match world.sql_within(limits, 0, None, sorts) {
+                Ok(answer) => assert!(fits && answer.lines().nth(1) == Some("59999"), "{answer}"),
+                Err(error) => {
+                    assert!(!fits && error.contains("more temporary disk") && error.contains("1 MiB"), "{error}")
+                }
+            }
+        }
+    }
 }

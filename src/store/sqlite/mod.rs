@@ -21,6 +21,7 @@ mod read;
 mod repair;
 mod schema;
 mod temporal;
+mod temporary;
 mod touched;
 mod upkeep;
 mod write;

@@ -18,7 +18,8 @@ use rusqlite::vtab::{
 };
 use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql, ffi};
 
-use crate::store::query::{Cell, Condition, Function, Limits, Output, Rows, Scan, Table, Test};
+use super::temporary;
+use crate::store::query::{Cell, Condition, Function, Limits, Output, Rows, Scan, Stop, Table, Test};
 
 /// The longest statement in bytes.
 const SQL_MAX: i32 = 1 << 20;
@@ -28,8 +29,20 @@ const STEPS: c_int = 10_000;
 /// A connection that can only ask.
 pub struct Session {
     conn: Connection,
-    deadline: Arc<Mutex<Option<Instant>>>,
+    watch: Arc<Watch>,
     limits: Limits,
+}
+
+/// What ends a query before its time.
+struct Watch {
+    until: Mutex<Option<Instant>>,
+    stop: Stop,
+}
+
+impl Watch {
+    fn is_over(&self) -> bool {
+        (self.stop)() || self.until.lock().is_some_and(|until| Instant::now() >= until)
+    }
 }
 
 impl Session {
@@ -37,20 +50,34 @@ impl Session {
     ///
     /// # Errors
     /// A line for the user.
-    pub fn open(tables: Vec<Arc<dyn Table>>, functions: Vec<Function>, limits: Limits) -> Result<Session, String> {
-        Session::build(tables, functions, limits).map_err(|error| message(&error))
+    pub fn open(
+        tables: Vec<Arc<dyn Table>>,
+        functions: Vec<Function>,
+        limits: Limits,
+        stop: Stop,
+    ) -> Result<Session, String> {
+        if !temporary::install() {
+            return Err("SQLite takes no bound on temporary files".to_owned());
+        }
+        Session::build(tables, functions, limits, stop).map_err(|error| message(&error))
     }
 
-    fn build(tables: Vec<Arc<dyn Table>>, functions: Vec<Function>, limits: Limits) -> rusqlite::Result<Session> {
+    fn build(
+        tables: Vec<Arc<dyn Table>>,
+        functions: Vec<Function>,
+        limits: Limits,
+        stop: Stop,
+    ) -> rusqlite::Result<Session> {
         const MODULE: Module<'static, Virtual> = Module::eponymous_only_module();
-        let mut conn = Connection::open_in_memory_with_flags(
+        let mut conn = Connection::open_in_memory_with_flags_and_vfs(
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_MEMORY,
+            temporary::VFS,
         )?;
         // Sorting what is large goes through temporary files; names of columns come as they were typed.
         conn.execute_batch("PRAGMA temp_store=FILE; PRAGMA cache_size=-16384; PRAGMA trusted_schema=OFF;")?;
-        let deadline = Arc::new(Mutex::new(None::<Instant>));
+        let watch = Arc::new(Watch { until: Mutex::new(None), stop });
         for table in tables {
-            let aux = Shared { table: Arc::clone(&table), deadline: Arc::clone(&deadline) };
+            let aux = Shared { table: Arc::clone(&table), watch: Arc::clone(&watch) };
             conn.create_module(table.name(), &MODULE, Some(aux))?;
         }
         for function in functions {
@@ -73,10 +100,10 @@ impl Session {
         ] {
             conn.set_limit(limit, value)?;
         }
-        let watched = Arc::clone(&deadline);
-        conn.progress_handler(STEPS, Some(move || expired(&watched)))?;
+        let watching = Arc::clone(&watch);
+        conn.progress_handler(STEPS, Some(move || watching.is_over()))?;
         conn.authorizer(Some(authorize))?;
-        Ok(Session { conn, deadline, limits })
+        Ok(Session { conn, watch, limits })
     }
 
     /// Runs statements, one after the other.
@@ -84,11 +111,23 @@ impl Session {
     /// # Errors
     /// A line for the user.
     pub fn run(&mut self, sql: &str, out: &mut dyn Output) -> Result<(), String> {
-        *self.deadline.lock() = Some(Instant::now() + Duration::from_millis(self.limits.time_ms));
+        *self.watch.until.lock() = Some(Instant::now() + Duration::from_millis(self.limits.time_ms));
+        temporary::allow(self.limits.temporary_max);
         let result = self.statements(sql, out);
-        *self.deadline.lock() = None;
+        *self.watch.until.lock() = None;
         match result {
             Err(Failure::Output(text)) => Err(text),
+            Err(Failure::Sql(rusqlite::Error::SqliteFailure(error, _))) if error.code == ErrorCode::DiskFull => {
+                Err(format!(
+                    "the query needs more temporary disk than there is, or than the {} MiB that it may use; narrow it",
+                    self.limits.temporary_max >> 20
+                ))
+            }
+            Err(Failure::Sql(rusqlite::Error::SqliteFailure(error, _)))
+                if error.code == ErrorCode::OperationInterrupted && (self.watch.stop)() =>
+            {
+                Err("interrupted".to_owned())
+            }
             Err(Failure::Sql(rusqlite::Error::SqliteFailure(error, _)))
                 if error.code == ErrorCode::OperationInterrupted =>
             {
@@ -124,10 +163,6 @@ impl Session {
 enum Failure {
     Sql(rusqlite::Error),
     Output(String),
-}
-
-fn expired(deadline: &Mutex<Option<Instant>>) -> bool {
-    deadline.lock().is_some_and(|deadline| Instant::now() >= deadline)
 }
 
 fn message(error: &rusqlite::Error) -> String {
@@ -195,7 +230,7 @@ fn borrowed(cell: &Cell) -> ToSqlOutput<'_> {
 #[derive(Clone)]
 struct Shared {
     table: Arc<dyn Table>,
-    deadline: Arc<Mutex<Option<Instant>>>,
+    watch: Arc<Watch>,
 }
 
 /// A [`Table`] as SQLite's virtual table, with a hidden last column for the state asked for.
@@ -336,7 +371,7 @@ unsafe impl VTabCursor for Cursor<'_> {
     }
 
     fn next(&mut self) -> rusqlite::Result<()> {
-        if self.number % 64 == 0 && expired(&self.shared.deadline) {
+        if self.number % 64 == 0 && self.shared.watch.is_over() {
             return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_INTERRUPT), None));
         }
         self.number += 1;
