@@ -33,6 +33,8 @@ pub trait ProcessSink: Send + Sync {
 
 /// The most tasks that are remembered at once; each holds one descriptor, and one more while watched.
 const CAPACITY: usize = 4096;
+/// Dead processes that are remembered, for whoever reports late how they ended; each holds a descriptor.
+const DEAD_KEPT: usize = 64;
 /// What `/proc` counts start times in: 100 ticks a second, whatever the kernel's own frequency.
 const NANOS_PER_TICK: u32 = 10_000_000;
 /// How far up a chain of parents is followed.
@@ -366,6 +368,8 @@ struct Watcher {
     shared: Arc<Shared>,
     epoll: OwnedFd,
     watched: HashMap<u64, (OwnedFd, Arc<Entity>)>,
+    /// Those that ended last.
+    dead: VecDeque<Arc<Entity>>,
 }
 
 /// The epoll key of the queue's eventfd; entities are numbered from 1.
@@ -375,7 +379,7 @@ impl Watcher {
     fn new(shared: Arc<Shared>) -> std::io::Result<Watcher> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &shared.wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
-        Ok(Watcher { shared, epoll, watched: HashMap::new() })
+        Ok(Watcher { shared, epoll, watched: HashMap::new(), dead: VecDeque::new() })
     }
 
     fn run(mut self) {
@@ -396,6 +400,7 @@ impl Watcher {
                 } else if let Some((_pidfd, entity)) = self.watched.remove(&key) {
                     // Closing the descriptor takes it out of the epoll set.
                     self.shared.record_end(&entity, None);
+                    self.bury(entity);
                 }
             }
             loop {
@@ -404,12 +409,30 @@ impl Watcher {
                     Job::Complete(known, entity) => {
                         if self.shared.complete(&known, &entity) {
                             self.watch(&known, &entity);
+                        } else {
+                            self.bury(entity);
                         }
                     }
                     Job::Settled(sender) => drop(sender.send(())),
                     Job::Stop => return,
                 }
             }
+        }
+    }
+
+    /// Forgets the process that has been dead for longest where too many are.
+    fn bury(&mut self, entity: Arc<Entity>) {
+        self.dead.push_back(entity);
+        if self.dead.len() <= DEAD_KEPT {
+            return;
+        }
+        let Some(oldest) = self.dead.pop_front() else { return };
+        let mut known = self.shared.known.lock();
+        // Its number may be another process's by now.
+        let is_its = matches!(known.peek(&oldest.pid).map(|known| &known.role),
+            Some(Role::Process(entity)) if Arc::ptr_eq(entity, &oldest));
+        if is_its {
+            known.pop(&oldest.pid);
         }
     }
 
@@ -422,6 +445,7 @@ impl Watcher {
         // The guard is of the process that was met: while it answers, the number is still that one's.
         if known.guard.comm().is_none() {
             self.shared.record_end(entity, None);
+            self.bury(Arc::clone(entity));
             return;
         }
         let key = entity.id.0;
@@ -534,6 +558,29 @@ mod tests {
         assert_ne!(gone, id);
         let gone = recorder.row(gone);
         assert_eq!((gone.pid, gone.uid, gone.gid, gone.complete), (pid, 7, 8, false));
+    }
+
+    #[test]
+    fn the_dead_are_forgotten_but_for_the_last() {
+        let (recorder, table) = table();
+        let mut last = ProcId(0);
+        for _ in 0..DEAD_KEPT + 20 {
+            let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+            last = table.lookup(child.id(), 0, 0);
+            drop(child.stdin.take());
+            child.wait().unwrap();
+            recorder.eventually(last, |row| row.ended.is_some());
+        }
+        // A child met before it executed is one more than it seems; the test and its parents live.
+        let dead = || table.shared.known.lock().iter().filter(|(_, known)| known.guard.comm().is_none()).count();
+        for _ in 0..500 {
+            if dead() <= DEAD_KEPT {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(dead() <= DEAD_KEPT, "{} are remembered", dead());
+        assert!(recorder.row(last).ended.is_some());
     }
 
     #[test]

@@ -24,8 +24,10 @@ use crate::world::{MAIN, START, World};
 
 /// Cases of one process.
 const BATCH: u64 = 40;
-/// The longest that one process may take, on a machine that is busy.
-const BATCH_TIME: Duration = Duration::from_secs(120);
+/// The most processor time of a process, in seconds: what goes round for ever ends there.
+const BATCH_CPU: u64 = 120;
+/// The longest that a process may take that waits for something, on a machine that is busy.
+const BATCH_TIME: Duration = Duration::from_secs(1200);
 /// The most address space of a process: a dozen connections map the small database, nothing is large.
 const MEMORY: u64 = 4 << 30;
 /// Directories deeper than any that was made are a circle.
@@ -376,6 +378,8 @@ fn batch_of_damage() {
     let Ok(first) = std::env::var("STONE_DAMAGE_BATCH") else { return };
     let limit = rustix::process::Rlimit { current: Some(MEMORY), maximum: Some(MEMORY) };
     rustix::process::setrlimit(rustix::process::Resource::As, limit).unwrap();
+    let limit = rustix::process::Rlimit { current: Some(BATCH_CPU), maximum: Some(BATCH_CPU) };
+    rustix::process::setrlimit(rustix::process::Resource::Cpu, limit).unwrap();
     let count = number("STONE_DAMAGE_COUNT").unwrap_or(BATCH);
     batch(first.parse().unwrap(), count);
 }
