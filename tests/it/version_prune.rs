@@ -105,3 +105,24 @@ proptest! {
         pruned.w.check();
     }
 }
+
+#[test]
+fn branches_that_were_merged_and_dropped_keep_nothing_of_what_is_forgotten() {
+    let w = World::new();
+    let mut sizes = Vec::new();
+    for round in 0..30 {
+        let work = w.branch("work", MAIN);
+        w.write(work, &format!("f{}", round % 3), &format!("{round} ").repeat(20_000)).unwrap();
+        w.write(MAIN, "other", &format!("{round}: ").repeat(20_000)).unwrap();
+        merge_into(&w, work, MAIN);
+        branch::drop(&w.engine, b"work", true, &[], &w.caller).unwrap();
+        w.engine.sync().unwrap();
+        let before = w.engine.point().0;
+        w.engine.store().prune(&Prune { before, pins: Vec::new(), dry_run: false }).unwrap();
+        let space = w.engine.store().space().unwrap();
+        sizes.push(space.total - space.log - space.reclaimable);
+    }
+    let (early, late) = (sizes[9], sizes[29]);
+    assert!(late < early + early / 10 + (64 << 10), "it grows: {sizes:?}");
+    w.check();
+}

@@ -11,6 +11,7 @@ mod extent;
 mod inode;
 mod ledger;
 mod lines;
+mod pins;
 #[cfg(test)]
 mod plans;
 mod posting;

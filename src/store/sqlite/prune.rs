@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 
+use super::pins::{Lines, Pins};
 use super::write::Writer;
 use super::{SqliteStore, codec, ledger, lines, posting};
 use crate::store::{BranchRow, Prune, Pruned, Result, StoreError, TxnState, WriteTxn};
@@ -31,7 +32,7 @@ const CHUNK_MAX: u64 = 1 << 32;
 struct Plan {
     before: Seq,
     /// Points at which each branch is looked at by others, sorted.
-    pins: FxHashMap<BranchId, Vec<Seq>>,
+    pins: Pins,
     /// Branches whose present nobody can see any more.
     dead: Vec<BranchId>,
 }
@@ -51,21 +52,21 @@ impl Plan {
             }
         }
         dead.sort_unstable();
-        let mut plan = Plan { before: request.before, pins: FxHashMap::default(), dead };
-        for id in rows.keys().filter(|id| plan.dead.binary_search(id).is_err()) {
-            pin_lineage(&mut plan.pins, &rows, *id, Seq::MAX);
-        }
-        for tag in lines::tags(conn)? {
-            pin_lineage(&mut plan.pins, &rows, tag.branch, tag.seq);
-        }
+        let mut merges = Vec::new();
         for id in rows.keys() {
-            for merge in lines::merges(conn, *id)? {
-                pin_lineage(&mut plan.pins, &rows, merge.source, merge.source_seq);
-            }
+            merges.extend(lines::merges(conn, *id)?);
         }
-        for pin in &request.pins {
-            pin_lineage(&mut plan.pins, &rows, pin.branch, pin.cut);
+        let tags = lines::tags(conn)?;
+        let all = Lines::new(&rows, &merges);
+        let mut plan = Plan { before: request.before, pins: Pins::default(), dead };
+        let present = rows.keys().filter(|id| plan.dead.binary_search(id).is_err()).map(|id| (*id, Seq::MAX));
+        let fixed = tags.iter().map(|tag| (tag.branch, tag.seq));
+        let views = request.pins.iter().map(|pin| (pin.branch, pin.cut));
+        let heads: Vec<(BranchId, Seq)> = present.chain(fixed).chain(views).collect();
+        for (branch, at) in &heads {
+            all.pin(&mut plan.pins, *branch, *at);
         }
+        all.pin_bases(&mut plan.pins, heads.into_iter(), request.before);
         for pins in plan.pins.values_mut() {
             pins.sort_unstable();
             pins.dedup();
@@ -83,28 +84,6 @@ impl Plan {
             })
         };
         ended && !pinned()
-    }
-}
-
-/// Pins every segment of a view's lineage; the present needs no pin, its rows are open.
-fn pin_lineage(
-    pins: &mut FxHashMap<BranchId, Vec<Seq>>,
-    rows: &BTreeMap<BranchId, BranchRow>,
-    branch: BranchId,
-    at: Seq,
-) {
-    let (mut branch, mut cut) = (branch, at);
-    loop {
-        if cut != Seq::MAX {
-            pins.entry(branch).or_default().push(cut);
-        }
-        match rows.get(&branch) {
-            Some(row) if row.parent.is_some_and(|parent| parent < row.id) => {
-                cut = cut.min(row.base);
-                branch = row.parent.unwrap_or(branch);
-            }
-            _ => return,
-        }
     }
 }
 
