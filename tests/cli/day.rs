@@ -64,11 +64,29 @@ fn all_fit(wanted: &[String], lines: &[&str]) -> bool {
     }
 }
 
+/// Puts what a shell truncates on disk before it is written, as a group of operations that ends there does.
+fn interrupted(script: &str) -> String {
+    let line = |line: &str| match line.trim_start().strip_prefix("printf ").and_then(|rest| rest.rsplit_once(" > ")) {
+        Some((text, path)) => format!("exec 3> {path}; stone sync > /dev/null; printf {text} >&3; exec 3>&-"),
+        None => line.to_owned(),
+    };
+    script.lines().map(line).collect::<Vec<_>>().join("\n") + "\n"
+}
+
 #[test]
 fn the_day_in_the_life_goes_as_written() {
+    goes(&str::to_owned);
+}
+
+#[test]
+fn the_day_in_the_life_goes_as_written_when_groups_end_between_truncation_and_write() {
+    goes(&interrupted);
+}
+
+fn goes(change: &dyn Fn(&str) -> String) {
     let world = World::new();
     fs::create_dir(world.path("site")).unwrap();
-    fs::write(world.path("install-plugin"), INSTALLER).unwrap();
+    fs::write(world.path("install-plugin"), change(INSTALLER)).unwrap();
     fs::set_permissions(world.path("install-plugin"), fs::Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(world.path("path")).unwrap();
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_stone"), world.path("path/stone")).unwrap();
@@ -81,7 +99,11 @@ fn the_day_in_the_life_goes_as_written() {
         }
         let mut shell = Command::new("sh");
         // One stream, as on a terminal.
-        shell.args(["-c", &format!("exec 2>&1\n{command}")]).current_dir(&dir).env("PATH", &path).env("TZ", "UTC");
+        shell
+            .args(["-c", &format!("exec 2>&1\n{}", change(&command))])
+            .current_dir(&dir)
+            .env("PATH", &path)
+            .env("TZ", "UTC");
         let output = shell.output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(status), "{command}\n{text}");

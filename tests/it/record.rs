@@ -473,3 +473,24 @@ fn a_query_may_use_so_much_temporary_disk_and_no_more() {
         }
     }
 }
+
+#[test]
+fn conditions_joined_by_or_give_what_each_gives_and_nothing_twice() {
+    let world = eventful();
+    let count = |table: &str, condition: &str| -> usize {
+        world.sql(&format!("SELECT count(*) FROM {table} WHERE {condition}"))[0].parse().unwrap()
+    };
+    for (table, one, other) in [
+        ("files", "path GLOB '/etc/*'", "path GLOB '/src/*'"),
+        ("events", "path GLOB '/etc/*'", "path GLOB '/src/*'"),
+        ("events", "seq < 5", "seq BETWEEN 4 AND 9"),
+        ("events", "process = 1", "seq < 9"),
+        ("versions", "inode = 2", "inode = 3"),
+        ("versions", "inode = 2", "valid_from < 6"),
+        ("processes", "id = 1", "comm = 'sh'"),
+    ] {
+        let (first, second) = (count(table, one), count(table, other));
+        let both = count(table, &format!("({one}) AND ({other})"));
+        assert_eq!(count(table, &format!("{one} OR {other}")), first + second - both, "{table}: {one} OR {other}");
+    }
+}

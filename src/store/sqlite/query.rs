@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_int};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -394,7 +395,19 @@ unsafe impl VTabCursor for Cursor<'_> {
         }
     }
 
+    /// The same for a row whichever conditions found it, and another for every row: where conditions are joined by
+    /// `OR`, SQLite asks once for each and takes rows of one number for one.
     fn rowid(&self) -> rusqlite::Result<i64> {
-        Ok(self.number)
+        let mut hasher = DefaultHasher::new();
+        for cell in self.current.iter().flatten() {
+            match cell {
+                Cell::Null => 0u8.hash(&mut hasher),
+                Cell::Int(value) => (1u8, value).hash(&mut hasher),
+                Cell::Real(value) => (2u8, value.to_bits()).hash(&mut hasher),
+                Cell::Text(text) => (3u8, text).hash(&mut hasher),
+                Cell::Blob(bytes) => (4u8, bytes).hash(&mut hasher),
+            }
+        }
+        Ok(hasher.finish().cast_signed())
     }
 }
