@@ -38,8 +38,6 @@ pub struct MountOptions {
     pub flags: Vec<String>,
     /// Opens for reading are recorded.
     pub record_reads: bool,
-    /// Threads that serve requests. One is fastest for one client, two for two and more.
-    pub threads: usize,
 }
 
 impl MountOptions {
@@ -53,7 +51,6 @@ impl MountOptions {
             writeback: false,
             flags: Vec::new(),
             record_reads: false,
-            threads: 2,
         }
     }
 }
@@ -121,8 +118,9 @@ pub fn mount(vfs: &Arc<Vfs>, dir: &Path, options: &MountOptions) -> Result<Mount
     };
     let descriptor = device::mount(&dir_path, &shape).map_err(failed("mount on"))?;
     let mut config = fuser::Config::default();
-    config.n_threads = Some(options.threads.max(1));
-    config.clone_fd = options.threads > 1;
+    // The engine is one lock: a second thread would wait for the first, and being woken by turns costs
+    // more than it gains. What waits for the disk is answered by the writer.
+    config.n_threads = Some(1);
     let served = fuser::Session::from_fd(adapter, descriptor, fuser::SessionACL::All, config).and_then(|server| {
         let invalidator = Invalidator::start(server.notifier())?;
         let thread = std::thread::Builder::new().name("stone-serve".into()).spawn(move || server.run())?;
