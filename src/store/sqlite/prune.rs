@@ -12,7 +12,7 @@ use rustc_hash::FxHashSet;
 
 use super::pins::{Lines, Pins};
 use super::write::Writer;
-use super::{SqliteStore, codec, ledger, lines, posting};
+use super::{SqliteStore, codec, ledger, lines, posting, upkeep};
 use crate::store::{BranchRow, Prune, Pruned, Result, StoreError, TxnState, WriteTxn};
 use crate::types::{BranchId, ChunkId, Seq};
 
@@ -348,7 +348,7 @@ pub(super) fn release(store: &SqliteStore, pages: u32) -> Result<u64> {
             while rows.next()?.is_some() {}
         }
         let free: i64 = writer.conn.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
-        Ok(free as u64 * super::schema::PAGE_SIZE as u64)
+        Ok(free as u64 * upkeep::pragma(&writer.conn, "page_size")?)
     })
 }
 

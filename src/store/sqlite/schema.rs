@@ -11,7 +11,7 @@ use crate::store::{Result, StoreError};
 pub(super) const APPLICATION_ID: i64 = 0x5354_4F4E;
 
 /// Bytes in a database page.
-pub(super) const PAGE_SIZE: i64 = 32768;
+const PAGE_SIZE: i64 = 16384;
 
 /// Every migration, in order; migration `i` leads to version `i + 1`.
 const MIGRATIONS: &[&str] = &[

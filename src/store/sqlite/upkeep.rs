@@ -121,7 +121,7 @@ fn run_checkpoint(conn: &Connection, kind: &str) -> Result<(u64, u64)> {
 pub(super) fn checkpoint(store: &SqliteStore) -> Result<u64> {
     let checkpointer = store.checkpointer.lock();
     let Some(conn) = checkpointer.as_ref() else { return Ok(0) };
-    let frame = (schema::PAGE_SIZE + 24) as u64;
+    let frame = pragma(conn, "page_size")? + 24;
     let (mut size, mut rest) = (0, u64::MAX);
     // What the writer added meanwhile is less each time, unless it is faster than the disk.
     for _ in 0..3 {
@@ -146,7 +146,7 @@ pub(super) fn checkpoint(store: &SqliteStore) -> Result<u64> {
     Ok(if log == done { 0 } else { log * frame })
 }
 
-fn pragma(conn: &Connection, name: &str) -> Result<u64> {
+pub(super) fn pragma(conn: &Connection, name: &str) -> Result<u64> {
     Ok(conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0))? as u64)
 }
 
