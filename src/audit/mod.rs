@@ -8,4 +8,5 @@ mod verify;
 
 pub use chain::{Chain, Digest, digest, genesis};
 pub use process::{ProcessSink, ProcessTable};
+pub use procfs::core_of;
 pub use verify::{Proof, find_head, verify};

@@ -86,6 +86,14 @@ impl Stat {
     }
 }
 
+/// The core that a task runs on, or ran on when it fell asleep.
+pub fn core_of(task: u32) -> Option<usize> {
+    let text = std::fs::read(format!("/proc/{task}/task/{task}/stat")).ok()?;
+    let end = text.iter().rposition(|byte| *byte == b')')?;
+    // Field 39 of proc_pid_stat(5); the first one behind the name is field 3.
+    std::str::from_utf8(text.get(end + 1..)?).ok()?.split_ascii_whitespace().nth(39 - 3)?.parse().ok()
+}
+
 /// The fields of `/proc/PID/status` that the record keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Status {
@@ -152,6 +160,14 @@ mod tests {
         let text = b"42 (a) b (c)) S 7 42 41 34816 42 0 0 0 0 0 0 0 0 0 20 0 1 0 987654 0 0\n";
         let stat = Stat::parse(text).unwrap();
         assert_eq!(stat, Stat { ppid: 7, session: 41, tty: 34816, start_ticks: 987_654 });
+    }
+
+    #[test]
+    fn a_task_is_found_on_one_of_the_cores_there_are() {
+        let task = rustix::thread::gettid().as_raw_nonzero().get() as u32;
+        let allowed = rustix::thread::sched_getaffinity(None).unwrap();
+        assert!(allowed.is_set(core_of(task).unwrap()));
+        assert_eq!(core_of(0), None);
     }
 
     #[test]

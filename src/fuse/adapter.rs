@@ -16,6 +16,7 @@ use fuser::{
 };
 
 use super::convert;
+use super::follow::Follower;
 use crate::engine::{Done, FsError, Handle, RenameMode, Result, Whence, XattrMode};
 use crate::types::{Caller, Kind, Permissions, ProcId, SetAttr};
 use crate::vfs::{Entry, NodeId, Session, Tree};
@@ -38,6 +39,7 @@ pub(super) struct Negotiation {
 pub(super) struct Adapter {
     pub session: Arc<Session>,
     pub negotiation: Negotiation,
+    pub follower: Follower,
 }
 
 /// A reply that can say that the request failed.
@@ -94,6 +96,7 @@ impl Adapter {
         act: impl FnOnce(&Tree<'_>) -> Result<T>,
         send: impl FnOnce(R, T),
     ) {
+        self.follower.follow(req.pid());
         let served = catch_unwind(AssertUnwindSafe(|| {
             let tree = match self.session.tree() {
                 Ok(tree) => tree,
@@ -120,6 +123,7 @@ impl Adapter {
         act: impl FnOnce(&Tree<'_>, &mut R) -> Result<()>,
         send: impl FnOnce(R),
     ) {
+        self.follower.follow(req.pid());
         let served = catch_unwind(AssertUnwindSafe(|| {
             let filled = self.session.tree().and_then(|tree| {
                 act(&tree, &mut reply)?;

@@ -3,6 +3,7 @@
 mod adapter;
 mod convert;
 mod device;
+mod follow;
 mod invalidate;
 
 use std::fmt;
@@ -16,6 +17,7 @@ pub use device::{Mounted, mounts};
 use parking_lot::Mutex;
 
 use self::adapter::{Adapter, Negotiation};
+use self::follow::Follower;
 use self::invalidate::Invalidator;
 use crate::engine::FsError;
 use crate::types::View;
@@ -108,6 +110,7 @@ pub fn mount(vfs: &Arc<Vfs>, dir: &Path, options: &MountOptions) -> Result<Mount
     let adapter = Adapter {
         session: session.clone(),
         negotiation: Negotiation { writeback: options.writeback, record_reads: options.record_reads },
+        follower: Follower::new(),
     };
     let shape = device::Shape {
         source: &options.source,
