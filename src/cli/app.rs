@@ -431,19 +431,22 @@ pub fn connect(database: &Path) -> Result<Option<Client>> {
 /// # Errors
 /// Where the daemon's socket cannot be used.
 pub fn connect_mount(database: &Path, dev: u64) -> Result<Option<Client>> {
-    let says = |client: &mut Client, yes: bool| {
-        let answer = client.call(SERVES, &Origin::here(Some(dev)), &(), &mut |_| ());
-        matches!(answer, Ok(Ok(Value::Bool(said))) if said == yes)
+    let serves = |client: &mut Client| match client.call(SERVES, &Origin::here(Some(dev)), &(), &mut |_| ()) {
+        Ok(Ok(Value::Bool(serves))) => Some(serves),
+        _ => None,
     };
-    // one that refuses to answer is ending, or of another version: what is asked next says so
     if database.exists()
         && let Some(mut client) = connect(database)?
-        && !says(&mut client, false)
     {
-        return Ok(Some(client));
+        match serves(&mut client) {
+            Some(true) => return Ok(Some(client)),
+            Some(false) => {}
+            // It refused, and closed the connection: what is asked next is told why.
+            None => return connect(database),
+        }
     }
     let mut others = control::all_sockets().into_iter().filter_map(|path| Client::connect(&path).ok());
-    Ok(others.find_map(|mut client| says(&mut client, true).then_some(client)))
+    Ok(others.find_map(|mut client| (serves(&mut client) == Some(true)).then_some(client)))
 }
 
 /// Why a database could not be opened.

@@ -32,6 +32,7 @@ struct Vfs {
 // Written before it is shared, and read from then on.
 #[allow(unsafe_code)]
 unsafe impl Send for Vfs {}
+// As above.
 #[allow(unsafe_code)]
 unsafe impl Sync for Vfs {}
 
@@ -44,6 +45,7 @@ struct Methods {
 // As above.
 #[allow(unsafe_code)]
 unsafe impl Send for Methods {}
+// As above.
 #[allow(unsafe_code)]
 unsafe impl Sync for Methods {}
 
