@@ -194,21 +194,25 @@ fn ctrl_c_ends_a_query_and_neither_the_client_nor_the_daemon() {
     for (dir, arguments) in [("m", &["sql"][..]), ("", &["--db", "other.stone", "sql"])] {
         let mut terminal = Terminal::start(&world, dir, arguments);
         terminal.expect("sql> ");
-        terminal.send("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n;\r");
         // Whether the query runs already cannot be seen: a key that comes before that only clears the line.
         let end = Instant::now() + Duration::from_secs(60);
         while !terminal.seen.contains("stone: interrupted") {
             assert!(Instant::now() < end, "never interrupted; seen: {:?}", terminal.seen);
+            terminal.send("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n;\r");
+            std::thread::sleep(Duration::from_millis(500));
             terminal.send("\x03");
-            terminal.read(300);
+            std::thread::sleep(Duration::from_millis(500));
+            terminal.read(0);
         }
         terminal.expect("stone: interrupted");
-        terminal.expect("sql> ");
-        // A late Ctrl-C may clear the line while it is typed.
+        // A query that was sent once too often is what a late Ctrl-C ends.
         while !terminal.seen.contains("42\r\n") {
             assert!(Instant::now() < end, "no answer; seen: {:?}", terminal.seen);
+            terminal.send("\x03");
+            std::thread::sleep(Duration::from_millis(300));
             terminal.send("SELECT 6 * 7 AS answer;\r");
-            terminal.read(900);
+            std::thread::sleep(Duration::from_millis(300));
+            terminal.read(0);
         }
         terminal.expect("42\r\n");
         terminal.expect("sql> ");

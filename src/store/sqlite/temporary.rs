@@ -115,6 +115,7 @@ unsafe fn size(methods: &Methods, file: *mut ffi::sqlite3_file) -> i64 {
     }
 }
 
+// Called by SQLite with a file that `open` has opened.
 #[allow(unsafe_code)]
 unsafe extern "C" fn write(file: *mut ffi::sqlite3_file, bytes: *const c_void, count: c_int, offset: i64) -> c_int {
     let Some(methods) = METHODS.get() else { return ffi::SQLITE_IOERR_WRITE };
@@ -129,6 +130,7 @@ unsafe extern "C" fn write(file: *mut ffi::sqlite3_file, bytes: *const c_void, c
     }
 }
 
+// Called by SQLite with a file that `open` has opened.
 #[allow(unsafe_code)]
 unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, to: i64) -> c_int {
     let Some(methods) = METHODS.get() else { return ffi::SQLITE_IOERR_TRUNCATE };
@@ -139,6 +141,7 @@ unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, to: i64) -> c_int {
     }
 }
 
+// Called by SQLite with a file that `open` has opened.
 #[allow(unsafe_code)]
 unsafe extern "C" fn close(file: *mut ffi::sqlite3_file) -> c_int {
     let Some(methods) = METHODS.get() else { return ffi::SQLITE_IOERR_CLOSE };
