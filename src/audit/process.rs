@@ -441,13 +441,14 @@ impl Watcher {
             return;
         }
         let Some(pid) = i32::try_from(entity.pid).ok().and_then(Pid::from_raw) else { return };
-        let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+        let pidfd = pidfd_open(pid, PidfdFlags::empty());
         // The guard is of the process that was met: while it answers, the number is still that one's.
         if known.guard.comm().is_none() {
             self.shared.record_end(entity, None);
             self.bury(Arc::clone(entity));
             return;
         }
+        let Ok(pidfd) = pidfd else { return };
         let key = entity.id.0;
         if epoll::add(&self.epoll, &pidfd, epoll::EventData::new_u64(key), epoll::EventFlags::IN).is_ok() {
             self.watched.insert(key, (pidfd, Arc::clone(entity)));
