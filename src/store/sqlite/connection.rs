@@ -10,9 +10,6 @@ use rustix::fs::FlockOperation;
 
 use crate::store::{Result, StoreError};
 
-/// Bytes of the file that readers map; the rest is read.
-const MMAP_BYTES: i64 = 256 << 20;
-
 /// Bytes to which the log is cut when it starts anew.
 const LOG_KEEP_BYTES: i64 = 64 << 20;
 
@@ -98,10 +95,11 @@ pub(super) fn read_only(path: &Path, immutable: bool) -> Result<Connection> {
 
 fn reader_settings(conn: &Connection) -> Result<()> {
     keep_plans(conn, 128)?;
-    conn.execute_batch(&format!(
+    // Nothing is mapped: where pruning shortened the file, a reader died of SIGBUS, and the daemon with it.
+    conn.execute_batch(
         "PRAGMA busy_timeout=5000; PRAGMA query_only=ON; PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=-8192; \
-         PRAGMA temp_store=MEMORY; PRAGMA mmap_size={MMAP_BYTES};"
-    ))?;
+         PRAGMA temp_store=MEMORY; PRAGMA mmap_size=0;",
+    )?;
     Ok(())
 }
 
