@@ -64,8 +64,9 @@ pub trait Store: Send + Sync + 'static {
     fn check(&self) -> Result<Vec<String>>;
 
     /// Forgets history before a point, but for what branches, open transactions, tags, merge bases
-    /// and the request's pins need. Runs in slices beside other writers; cut short, it can be
-    /// repeated.
+    /// and the request's pins need. Extents and attributes that no state shows because their inode is
+    /// not there, or begins its data later, go too: who brings an inode back gives it all of them
+    /// again. Runs in slices beside other writers; cut short, it can be repeated.
     fn prune(&self, request: &Prune) -> Result<Pruned>;
 
     /// Returns up to so many free pages to the disk, a bounded step. Returns the bytes that are

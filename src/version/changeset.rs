@@ -371,7 +371,8 @@ impl<'t> Changeset<'t> {
             row.process = source.process;
             let (old, new) = (self.head.xattrs(ino)?, from.xattrs(from_ino)?);
             for (name, value) in &new {
-                if old.get(name) != Some(value) {
+                // What an inode had before its removal may be forgotten at any time: nothing of it is built upon.
+                if head.is_none() || old.get(name) != Some(value) {
                     let value = Some(value.clone());
                     extents.push(Mutation::Xattr { branch, at: Seq::MAX, ino, name: name.clone(), value });
                 }

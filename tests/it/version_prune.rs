@@ -1,10 +1,12 @@
 //! Forgetting history at random, against a twin that forgets nothing.
 
 use proptest::prelude::*;
-use stonefs::store::Prune;
+use stonefs::store::{Prune, StoredRow};
 use stonefs::types::{Seq, View};
 use stonefs::version::conflict::Side;
 use stonefs::version::merge::{self, MergeOptions};
+use stonefs::version::restore;
+use stonefs::version::undo::{self, UndoTarget};
 use stonefs::version::{ErrorKind, branch, resolve};
 
 use crate::version_random::{Step, step, steps};
@@ -22,6 +24,24 @@ struct Line {
 fn apply(w: &World, view: View, steps: &[Step], counter: &mut u32) {
     for each in steps {
         step(w, view, *each, counter);
+        // Contents that have extents, and attributes.
+        let tree = w.tree(view);
+        let files: Vec<_> = tree.iter().filter(|(_, about)| about.starts_with("file ")).map(|(path, _)| path).collect();
+        let Some(file) = files.get(usize::from(each.1) % files.len().max(1)) else { continue };
+        match each.2 % 6 {
+            0 => w.setxattr(view, file, "user.n", &counter.to_string()).unwrap(),
+            1 | 2 => w.write(view, file, &format!("{counter} ").repeat(1000)).unwrap(),
+            3 => w.write(view, file, "short").unwrap(),
+            _ => {}
+        }
+    }
+}
+
+/// Takes changes of the main line back, so that what was removed is there again.
+fn undo_some(w: &World, number: u8) {
+    for _ in 0..number {
+        // Nothing to undo, or in the way of what came later: then that is so with the twin too.
+        let _ = undo::undo(&w.engine, MAIN.branch, UndoTarget::Newest, false, "", &w.caller);
     }
 }
 
@@ -30,7 +50,7 @@ fn merge_into(w: &World, source: View, target: View) {
     merge::merge(&w.engine, source, target.branch, &options, &w.caller).unwrap();
 }
 
-fn history(parts: &[Vec<Step>], merges: u8) -> Line {
+fn history(parts: &[Vec<Step>], merges: u8, undone: u8) -> Line {
     let w = World::new();
     let mut counter = 100;
     w.mkdir(MAIN, "d").unwrap();
@@ -48,6 +68,7 @@ fn history(parts: &[Vec<Step>], merges: u8) -> Line {
         merge_into(&w, side, MAIN);
     }
     apply(&w, MAIN, &parts[4], &mut counter);
+    undo_some(&w, undone);
     if merges & 2 != 0 {
         merge_into(&w, MAIN, side);
     }
@@ -62,9 +83,10 @@ proptest! {
     fn what_is_needed_outlives_forgetting_and_what_is_gone_is_an_error(
         parts in proptest::collection::vec(steps(6), 6),
         merges in any::<u8>(),
+        undone in 0..4_u8,
         share in 0..=100_u64,
     ) {
-        let (whole, pruned) = (history(&parts, merges), history(&parts, merges));
+        let (whole, pruned) = (history(&parts, merges, undone), history(&parts, merges, undone));
         let last = pruned.w.engine.point().0;
         prop_assert_eq!(whole.w.engine.point().0, last, "the twins are alike");
         pruned.w.engine.sync().unwrap();
@@ -124,5 +146,108 @@ fn branches_that_were_merged_and_dropped_keep_nothing_of_what_is_forgotten() {
     }
     let (early, late) = (sizes[9], sizes[29]);
     assert!(late < early + early / 10 + (64 << 10), "it grows: {sizes:?}");
+    w.check();
+}
+
+/// Bytes that the database needs, and its rows of extents and attributes.
+fn size(w: &World) -> (u64, u64) {
+    let space = w.engine.store().space().unwrap();
+    let mut rows = 0;
+    let read = w.engine.store().read().unwrap();
+    read.scan_rows(&mut |row| {
+        rows += u64::from(matches!(row, StoredRow::Extent(..) | StoredRow::Xattr(..)));
+        Ok(())
+    })
+    .unwrap();
+    (space.total - space.log - space.reclaimable, rows)
+}
+
+fn forget(w: &World) {
+    w.engine.sync().unwrap();
+    let before = w.engine.point().0;
+    w.engine.store().prune(&Prune { before, pins: Vec::new(), dry_run: false }).unwrap();
+}
+
+/// Removes and replaces contents in every way; what is left at the end shows its round.
+fn come_and_go(w: &World, view: View, round: u32) {
+    let text = |name: &str| (0..4000).map(|n| format!("{name} {round} {n}\n")).collect::<String>();
+    for name in ["removed", "again", "linked"] {
+        w.write(view, name, &text(name)).unwrap();
+        w.setxattr(view, name, "user.round", &round.to_string()).unwrap();
+    }
+    w.save(view, "replaced", &text("replaced")).unwrap();
+    w.link(view, "linked", "link").unwrap();
+    w.engine.sync().unwrap();
+    for name in ["removed", "linked", "link"] {
+        w.rm(view, name).unwrap();
+    }
+}
+
+#[test]
+fn content_of_files_that_were_removed_or_written_anew_is_forgotten() {
+    let w = World::new();
+    w.write(MAIN, "kept", &"kept ".repeat(10_000)).unwrap();
+    let side = w.branch("side", MAIN);
+    let mut sizes = Vec::new();
+    for round in 0..30 {
+        for view in [MAIN, side] {
+            come_and_go(&w, view, round);
+        }
+        forget(&w);
+        sizes.push(size(&w));
+        for view in [MAIN, side] {
+            let tree = w.tree(view);
+            assert_eq!(tree.keys().collect::<Vec<_>>(), ["again", "kept", "replaced"]);
+            for name in ["again", "replaced"] {
+                assert!(tree[name].contains(&format!("{name} {round} 3999\n")), "{name} of round {round}");
+            }
+            assert!(tree["again"].contains(&format!("user.round={round}")));
+        }
+    }
+    let ((early, rows), (late, last)) = (sizes[9], sizes[29]);
+    assert!(late < early + early / 10 + (64 << 10) && last <= rows + 4, "it grows: {sizes:?}");
+    w.check();
+}
+
+#[test]
+fn what_is_open_or_brought_back_keeps_its_content() {
+    let w = World::new();
+    let text = |name: &str| format!("{name} ").repeat(50_000);
+    for name in ["open", "back", "reborn", "child"] {
+        w.write(MAIN, name, &text(name)).unwrap();
+        w.setxattr(MAIN, name, "user.name", name).unwrap();
+    }
+    let open = w.ino(MAIN, "open").unwrap();
+    let handle = w.engine.open_file(MAIN, open, libc::O_RDONLY, &w.caller).unwrap();
+    let side = w.branch("side", MAIN);
+    let before = w.now();
+    for name in ["open", "back", "reborn", "child"] {
+        w.rm(MAIN, name).unwrap();
+    }
+    // Back from the past under its old number, and on a branch whose parent has removed it.
+    let child = w.branch("child", MAIN);
+    for (view, name) in [(MAIN, "back"), (child, "child")] {
+        restore::restore(&w.engine, view.branch, name.as_bytes(), before, "", &w.caller).unwrap();
+    }
+    for _ in 0..2 {
+        forget(&w);
+        // Without what memory knows.
+        assert_eq!(w.read(View::as_of(MAIN.branch, w.engine.point().0), "back").unwrap(), text("back"));
+        for (view, name) in [(MAIN, "back"), (child, "child"), (side, "reborn"), (side, "open")] {
+            let ino = w.ino(view, name).unwrap();
+            assert_eq!(w.read(view, name).unwrap(), text(name));
+            assert_eq!(&*w.engine.getxattr(view, ino, b"user.name").unwrap(), name.as_bytes());
+        }
+        let read = w.engine.read(handle, 0, 1 << 20).unwrap();
+        assert_eq!(String::from_utf8(read).unwrap(), text("open"));
+    }
+    w.engine.release(handle).unwrap();
+    // A merge takes over what the branch still has.
+    w.chmod(side, "reborn", 0o600).unwrap();
+    let options = MergeOptions { strategy: Some(Side::Theirs), ..MergeOptions::default() };
+    merge::merge(&w.engine, side, MAIN.branch, &options, &w.caller).unwrap();
+    forget(&w);
+    assert_eq!(w.read(MAIN, "reborn").unwrap(), text("reborn"));
+    assert!(w.tree(MAIN)["reborn"].ends_with("user.name=reborn"));
     w.check();
 }

@@ -130,7 +130,7 @@ impl World {
         self.engine.setxattr(view, ino, name.as_bytes(), value.as_bytes(), XattrMode::Set, &self.caller)
     }
 
-    /// Everything in a view: path to `TYPE MODE NLINK CONTENT`.
+    /// Everything in a view: path to `TYPE MODE NLINK CONTENT`, and extended attributes.
     pub fn tree(&self, view: View) -> BTreeMap<String, String> {
         let mut tree = BTreeMap::new();
         self.walk(view, Ino::ROOT, "", &mut tree);
@@ -148,10 +148,12 @@ impl World {
                 Kind::Symlink => String::from_utf8_lossy(&self.engine.readlink(view, entry.ino).unwrap()).into_owned(),
                 _ => String::new(),
             };
-            tree.insert(
-                path[1..].to_owned(),
-                format!("{} {:o} {} {content}", attr.kind.as_str(), attr.perm, attr.nlink),
-            );
+            let mut shown = format!("{} {:o} {} {content}", attr.kind.as_str(), attr.perm, attr.nlink);
+            for name in self.engine.listxattr(view, entry.ino).unwrap() {
+                let value = self.engine.getxattr(view, entry.ino, &name).unwrap();
+                shown.push_str(&format!(" {}={}", name.escape_ascii(), value.escape_ascii()));
+            }
+            tree.insert(path[1..].to_owned(), shown);
             if attr.kind == Kind::Dir {
                 self.walk(view, entry.ino, &path, tree);
             }

@@ -21,6 +21,7 @@ pub mod query;
 mod read;
 mod repair;
 mod schema;
+mod shown;
 mod temporal;
 mod temporary;
 mod touched;

@@ -2,7 +2,7 @@
 
 use rusqlite::Connection;
 
-use super::{chunk, entry, event, extent, inode, posting, schema, touched, xattr};
+use super::{chunk, entry, event, extent, inode, posting, schema, shown, touched, xattr};
 
 fn plan(conn: &Connection, sql: &str) -> String {
     let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
@@ -36,6 +36,9 @@ fn every_hot_statement_is_one_seek_in_its_own_index() {
         (touched::CHANGES, "SEARCH change USING PRIMARY KEY (branch=? AND seq>? AND seq<?)"),
         (touched::INODE, "SEARCH inode USING PRIMARY KEY (ino=? AND branch=?)"),
         (touched::ENTRY, "SEARCH entry USING PRIMARY KEY (parent=? AND name=? AND branch=?)"),
+        (shown::UNDER, "SEARCH inode USING PRIMARY KEY (ino=? AND branch=? AND valid_from<?)"),
+        (shown::FIRST, "SEARCH inode USING PRIMARY KEY (ino=? AND branch=?)"),
+        (shown::YOUNGER, "SEARCH inode USING PRIMARY KEY (ino=? AND branch>?)"),
         (event::AT, "SEARCH event USING INTEGER PRIMARY KEY (rowid<?)"),
     ] {
         let plan = plan(&conn, sql);

@@ -1,16 +1,18 @@
 //! Forgetting: rows that no state needs any more, their events, and the chunks of neither.
 //!
 //! What ended by the point goes, unless its period contains a pin of its branch: a point at which
-//! some lineage still looks at the branch. It runs in slices between groups; the setting
-//! `pruned_before` comes first, so that nobody asks for what is half gone.
+//! some lineage still looks at the branch. Extents and attributes go with their inode
+//! (`shown.rs`). It runs in slices between groups; the setting `pruned_before` comes first, so that
+//! nobody asks for what is half gone.
 
 use std::collections::BTreeMap;
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::pins::{Lines, Pins};
+use super::shown::{Part, Shown};
 use super::write::Writer;
 use super::{SqliteStore, codec, ledger, lines, posting, upkeep};
 use crate::store::{BranchRow, Prune, Pruned, Result, StoreError, TxnState, WriteTxn};
@@ -29,12 +31,14 @@ const CHUNKS: usize = 200;
 const CHUNK_MAX: u64 = 1 << 32;
 
 /// Which rows may go.
-struct Plan {
-    before: Seq,
+pub(super) struct Plan {
+    pub(super) before: Seq,
     /// Points at which each branch is looked at by others, sorted.
     pins: Pins,
     /// Branches whose present nobody can see any more.
     dead: Vec<BranchId>,
+    /// Parent and base of every branch that has one.
+    parents: FxHashMap<BranchId, (BranchId, Seq)>,
 }
 
 impl Plan {
@@ -58,7 +62,8 @@ impl Plan {
         }
         let tags = lines::tags(conn)?;
         let all = Lines::new(&rows, &merges);
-        let mut plan = Plan { before: request.before, pins: Pins::default(), dead };
+        let parents = rows.values().filter_map(|row| Some((row.id, (row.parent?, row.base)))).collect();
+        let mut plan = Plan { before: request.before, pins: Pins::default(), dead, parents };
         let present = rows.keys().filter(|id| plan.dead.binary_search(id).is_err()).map(|id| (*id, Seq::MAX));
         let fixed = tags.iter().map(|tag| (tag.branch, tag.seq));
         let views = request.pins.iter().map(|pin| (pin.branch, pin.cut));
@@ -75,8 +80,8 @@ impl Plan {
     }
 
     /// Tells whether a row is needed by no state that is kept.
-    fn forgets(&self, branch: BranchId, from: Seq, to: Seq) -> bool {
-        let ended = to <= self.before || self.dead.binary_search(&branch).is_ok();
+    pub(super) fn forgets(&self, branch: BranchId, from: Seq, to: Seq) -> bool {
+        let ended = to <= self.before || self.is_dead(branch);
         let pinned = || {
             self.pins.get(&branch).is_some_and(|pins| {
                 let next = pins.partition_point(|pin| *pin < from);
@@ -84,6 +89,27 @@ impl Plan {
             })
         };
         ended && !pinned()
+    }
+
+    /// Tells whether nobody can see a branch's present any more.
+    pub(super) fn is_dead(&self, branch: BranchId) -> bool {
+        self.dead.binary_search(&branch).is_ok()
+    }
+
+    /// A branch's parent, and the base.
+    pub(super) fn parent(&self, branch: BranchId) -> Option<(BranchId, Seq)> {
+        self.parents.get(&branch).copied().filter(|(parent, _)| *parent < branch)
+    }
+
+    /// The point at which a branch sees one that it came from; `None` where it did not.
+    pub(super) fn cut(&self, branch: BranchId, ancestor: BranchId) -> Option<Seq> {
+        let (mut at, mut cut) = (branch, Seq::MAX);
+        while at > ancestor {
+            let (parent, base) = self.parent(at)?;
+            cut = cut.min(base);
+            at = parent;
+        }
+        (at == ancestor && at != branch).then_some(cut)
     }
 }
 
@@ -93,16 +119,32 @@ struct Table {
     key: &'static str,
     places: &'static str,
     width: usize,
+    owned: Owned,
 }
 
+/// Whether rows show only through their inode.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owned {
+    No,
+    /// While the inode is there.
+    Attribute,
+    /// While the inode is there and its data does not begin later.
+    Data,
+}
+
+/// Inodes come first: what shows only through one that is forgotten goes too.
 const TABLES: [Table; 4] = [
-    Table { name: "inode", key: "ino, branch, valid_from", places: "?1, ?2, ?3", width: 1 },
-    Table { name: "entry", key: "parent, name, branch, valid_from", places: "?1, ?2, ?3, ?4", width: 2 },
-    Table { name: "xattr", key: "ino, name, branch, valid_from", places: "?1, ?2, ?3, ?4", width: 2 },
-    Table { name: "extent", key: "ino, idx, branch, valid_from", places: "?1, ?2, ?3, ?4", width: 2 },
+    Table::new("inode", "ino, branch, valid_from", "?1, ?2, ?3", 1, Owned::No),
+    Table::new("entry", "parent, name, branch, valid_from", "?1, ?2, ?3, ?4", 2, Owned::No),
+    Table::new("xattr", "ino, name, branch, valid_from", "?1, ?2, ?3, ?4", 2, Owned::Attribute),
+    Table::new("extent", "ino, idx, branch, valid_from", "?1, ?2, ?3, ?4", 2, Owned::Data),
 ];
 
 impl Table {
+    const fn new(name: &'static str, key: &'static str, places: &'static str, width: usize, owned: Owned) -> Table {
+        Table { name, key, places, width, owned }
+    }
+
     /// Looks at some rows after a key; deletes those that may go. Returns how many, and where it stopped.
     fn slice(
         &self,
@@ -117,6 +159,7 @@ impl Table {
         );
         let mut going: Vec<Vec<Value>> = Vec::new();
         let (mut seen, mut last) = (0, None);
+        let mut shown = Shown::new(conn, plan);
         {
             let mut statement = conn.prepare_cached(&sql)?;
             let mut rows = statement.query(params_from_iter(after))?;
@@ -125,7 +168,15 @@ impl Table {
                 let columns = self.width + 2;
                 let key = (0..columns).map(|column| row.get(column)).collect::<rusqlite::Result<Vec<Value>>>()?;
                 let (branch, from) = (codec::branch(row, self.width)?, codec::seq(row, self.width + 1)?);
-                if plan.forgets(branch, from, codec::seq(row, columns)?) {
+                let to = codec::seq(row, columns)?;
+                let part =
+                    |data_from| -> Result<Part> { Ok(Part { ino: codec::ino(row, 0)?, branch, from, to, data_from }) };
+                let forgets = match self.owned {
+                    Owned::No => plan.forgets(branch, from, to),
+                    Owned::Attribute => shown.forgets(part(Seq::MAX)?)?,
+                    Owned::Data => shown.forgets(part(from)?)?,
+                };
+                if forgets {
                     going.push(key.clone());
                 }
                 last = Some(key);
@@ -163,12 +214,17 @@ impl Needed {
         }
         let mut needed = Needed { highest, bits: vec![0; highest as usize / 64 + 1] };
         let mut statement =
-            conn.prepare("SELECT chunk, branch, valid_from, valid_to FROM extent WHERE chunk IS NOT NULL")?;
+            conn.prepare("SELECT chunk, branch, valid_from, valid_to, ino FROM extent WHERE chunk IS NOT NULL")?;
         let mut rows = statement.query([])?;
+        let mut shown = gone.map(|plan| Shown::new(conn, plan));
         while let Some(row) = rows.next()? {
-            let gone = match gone {
+            let gone = match &mut shown {
                 None => false,
-                Some(plan) => plan.forgets(codec::branch(row, 1)?, codec::seq(row, 2)?, codec::seq(row, 3)?),
+                Some(shown) => {
+                    let (from, to) = (codec::seq(row, 2)?, codec::seq(row, 3)?);
+                    let (ino, branch) = (codec::ino(row, 4)?, codec::branch(row, 1)?);
+                    shown.forgets(Part { ino, branch, from, to, data_from: from })?
+                }
             };
             if !gone {
                 needed.add(codec::uint(row, 0)?);
