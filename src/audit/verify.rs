@@ -151,7 +151,8 @@ impl Check {
     /// Whether some of what a link covers may have been pruned.
     fn is_pruned(&self, link: usize) -> bool {
         let after = link.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(Seq::ZERO);
-        after.next() < self.pruned
+        // What was removed at the first event that is kept has no row any more that says so.
+        after.next() <= self.pruned
     }
 
     fn stretch(&self, link: usize) -> String {
