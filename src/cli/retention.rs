@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use crate::engine::{Engine, EventDraft};
-use crate::store::{EventFilter, Mutation, Prune, Pruned, StoreError};
+use crate::store::{EventFilter, Mutation, Prune, Pruned, Store, StoreError};
 use crate::types::{BranchId, Caller, Clock, Op, Segment, Seq, SystemClock, Timestamp, View};
 use crate::version::point::{self, Point};
 use crate::version::refs::PRUNED_SETTING;
@@ -33,6 +33,12 @@ const BEGIN: Duration = Duration::from_secs(1);
 const STEP: u32 = 64;
 /// How long writers have the database for themselves between two steps.
 const BREATH: Duration = Duration::from_millis(20);
+/// Steps after which what they wrote leaves the log.
+const STEPS: u32 = 16;
+/// Free bytes that stay in the file, and the share of it that does: what is forgotten in one round is needed again in
+/// the next, and moving pages to shorten a file writes each of them twice.
+const FREE_MIN: u64 = 32 << 20;
+const FREE_SHARE: u64 = 8;
 /// Events of pruning itself that are looked at before a prune is worth it.
 const LOOK: usize = 64;
 
@@ -192,15 +198,29 @@ fn round(engine: &Engine, host: &dyn Host, signal: &Signal) -> Result<Duration> 
         Err(error) => return Err(error),
     };
     log::info!("forgot history before e{before}: {} versions, {} events", done.rows, done.events);
-    let mut left = u64::MAX;
-    while !signal.wait(BREATH) {
-        match engine.store().release(STEP) {
-            Ok(free) if free > 0 && free < left => left = free,
-            Ok(_) | Err(StoreError::Closed) => break,
-            Err(error) => return Err(error.into()),
+    match shorten(engine.store().as_ref(), signal) {
+        Ok(()) | Err(StoreError::Closed) => Ok(pause),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Returns free pages to the disk, but for those that the next changes take.
+fn shorten(store: &dyn Store, signal: &Signal) -> std::result::Result<(), StoreError> {
+    let space = store.space()?;
+    let spare = FREE_MIN.max((space.total - space.log) / FREE_SHARE);
+    let (mut left, mut steps) = (space.reclaimable, 0);
+    while left > spare && !signal.wait(BREATH) {
+        let free = store.release(STEP)?;
+        if free >= left {
+            break;
+        }
+        left = free;
+        steps += 1;
+        if steps % STEPS == 0 {
+            store.checkpoint()?;
         }
     }
-    Ok(pause)
+    Ok(())
 }
 
 #[cfg(test)]

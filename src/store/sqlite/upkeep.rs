@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
@@ -19,6 +19,12 @@ const RESET_FROM: u64 = 16 << 20;
 
 /// Bytes of log that may be left for the last step.
 const LAST_STEP: u64 = 4 << 20;
+
+/// Bytes of log from which on the writer has to wait for readers.
+const LOG_WANTED: u64 = 48 << 20;
+
+/// How long commits wait at most, so that readers leave the log.
+const RESTART_WAIT: Duration = Duration::from_millis(250);
 
 /// Bytes of log from which on the writer has to wait for the disk.
 const LOG_MAX: u64 = 192 << 20;
@@ -141,9 +147,31 @@ pub(super) fn checkpoint(store: &SqliteStore) -> Result<u64> {
     writer.begin()?;
     writer.commit()?;
     let (log, done) = run_checkpoint(&writer.conn, "PASSIVE")?;
+    let restarted = log == done && (size < LOG_WANTED || restart(&writer.conn, patience)?);
     // With everything in the database and no reader in the log, the next commit starts it anew.
     writer.begin()?;
-    Ok(if log == done { 0 } else { log * frame })
+    if log > 0 && !restarted {
+        log::debug!("{} bytes of log are held by a reader", log * frame);
+    }
+    Ok(if restarted { 0 } else { log * frame })
+}
+
+/// Waits until nobody reads from a log whose content is in the database already, so that it starts anew. Who begins to
+/// read meanwhile needs only the database: readers that follow each other without a gap would keep the log for ever.
+fn restart(conn: &Connection, patience: Duration) -> Result<bool> {
+    let patience = Instant::now() + patience.min(RESTART_WAIT);
+    loop {
+        match conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get::<_, i64>(0)) {
+            Ok(0) => return Ok(true),
+            Ok(_) => {}
+            Err(error) if is_busy(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if Instant::now() >= patience {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 pub(super) fn pragma(conn: &Connection, name: &str) -> Result<u64> {
