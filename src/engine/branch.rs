@@ -77,6 +77,24 @@ impl Engine {
         Ok(row)
     }
 
+    /// Takes the number of a hidden branch that [`Engine::apply`] makes, with the changes of which it is the branch:
+    /// nothing is left of it where those are refused.
+    pub fn hidden_branch(&self, parent: BranchId, base: Seq, caller: &Caller) -> BranchRow {
+        let mut core = self.core();
+        let id = core.counters.next_branch;
+        core.counters.next_branch = BranchId(id.0 + 1);
+        BranchRow {
+            id,
+            name: None,
+            parent: Some(parent),
+            base,
+            created: Seq::ZERO,
+            created_time: Timestamp::default(),
+            dropped: None,
+            uid: caller.uid,
+        }
+    }
+
     /// Records a branch's new name, or that it was dropped.
     pub fn update_branch(&self, row: BranchRow, caller: &Caller) -> Result<()> {
         let mut core = self.core();
@@ -402,7 +420,10 @@ impl Core {
                 row.seq = seq;
                 self.push(Mutation::Merge(row));
             }
-            Mutation::Branch(row) => self.keep_branch(*row),
+            Mutation::Branch(row) => self.keep_branch(match row.created {
+                Seq::ZERO => BranchRow { created: seq, created_time: time, ..*row },
+                _ => *row,
+            }),
             Mutation::Tag(_)
             | Mutation::TagRemoved(_)
             | Mutation::Orphan { .. }

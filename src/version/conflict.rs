@@ -148,7 +148,8 @@ pub struct MergeDetail {
     pub ours: StateRef,
     /// What is merged.
     pub theirs: StateRef,
-    /// Inodes of theirs that stand for ones of ours: merged directories, equal additions, successors.
+    /// Inodes of theirs that stand for ones of ours: merged directories, equal additions, successors; those that no
+    /// merge before it has found.
     pub aliases: Vec<(Ino, Ino)>,
 }
 

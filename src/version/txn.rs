@@ -276,12 +276,14 @@ pub(crate) fn apply_whole(
     mut mutations: Vec<Mutation>,
     caller: &Caller,
 ) -> std::result::Result<(TxnId, Seq), FsError> {
-    let hidden = engine.fork(None, View::as_of(whole.target, whole.point), caller)?;
+    let hidden = engine.hidden_branch(whole.target, whole.point, caller);
     let outer = open_ones(engine).into_iter().find(|row| row.branch == whole.target);
     let id = engine.next_txn();
+    let branch = hidden.id;
+    mutations.push(Mutation::Branch(Box::new(hidden)));
     mutations.push(Mutation::Txn(Box::new(TxnRow {
         id,
-        branch: hidden.id,
+        branch,
         target: whole.target,
         base: whole.point,
         kind: whole.kind,

@@ -1,8 +1,9 @@
 //! Forgetting history at random, against a twin that forgets nothing.
 
 use proptest::prelude::*;
+use stonefs::engine::EventDraft;
 use stonefs::store::{Prune, StoredRow};
-use stonefs::types::{Seq, View};
+use stonefs::types::{Op, Seq, View};
 use stonefs::version::conflict::Side;
 use stonefs::version::merge::{self, MergeOptions};
 use stonefs::version::restore;
@@ -91,7 +92,7 @@ proptest! {
         prop_assert_eq!(whole.w.engine.point().0, last, "the twins are alike");
         pruned.w.engine.sync().unwrap();
         let before = Seq((last.0 * share / 100).max(1));
-        pruned.w.engine.store().prune(&Prune { before, pins: Vec::new(), dry_run: false }).unwrap();
+        forget_before(&pruned.w, before);
         // What was forgotten is said to be, whoever asks; all else is as it was.
         for seq in 1..=last.0 {
             for branch in ["main", "side"] {
@@ -162,10 +163,20 @@ fn size(w: &World) -> (u64, u64) {
     (space.total - space.log - space.reclaimable, rows)
 }
 
+/// Forgets what was before a point, as `stone prune` does; what is left must be in order and proven.
+fn forget_before(w: &World, before: Seq) {
+    let draft = EventDraft { op: Op::Prune, txn: None, old: None, new: Some(format!("e{before}").into_bytes()) };
+    w.engine.record(MAIN.branch, draft, Vec::new(), &w.caller).unwrap();
+    w.engine.sync().unwrap();
+    w.engine.store().prune(&Prune { before, pins: Vec::new(), dry_run: false }).unwrap();
+    w.check();
+    let proof = stonefs::audit::verify(w.engine.store().read().unwrap().as_ref()).unwrap();
+    assert_eq!(proof.findings, Vec::<String>::new(), "before e{before}");
+}
+
 fn forget(w: &World) {
     w.engine.sync().unwrap();
-    let before = w.engine.point().0;
-    w.engine.store().prune(&Prune { before, pins: Vec::new(), dry_run: false }).unwrap();
+    forget_before(w, w.engine.point().0);
 }
 
 /// Removes and replaces contents in every way; what is left at the end shows its round.
@@ -249,5 +260,67 @@ fn what_is_open_or_brought_back_keeps_its_content() {
     forget(&w);
     assert_eq!(w.read(MAIN, "reborn").unwrap(), text("reborn"));
     assert!(w.tree(MAIN)["reborn"].ends_with("user.name=reborn"));
+    w.check();
+}
+
+#[test]
+fn merges_and_undo_that_try_again_and_merged_bases_leave_no_branch_that_keeps_the_past() {
+    let w = World::new();
+    w.mkdir(MAIN, "d").unwrap();
+    w.write(MAIN, "d/a", "a").unwrap();
+    let (one, two) = (w.branch("one", MAIN), w.branch("two", MAIN));
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for n in 0..300 {
+                w.write(MAIN, "busy", &n.to_string()).unwrap();
+            }
+        });
+        for n in 0..10 {
+            // Criss-cross: both have two bases from now on.
+            w.write(one, &format!("d/one{n}"), "1").unwrap();
+            w.write(two, &format!("d/two{n}"), "2").unwrap();
+            let (from_one, from_two) =
+                (w.at(&format!("one@e{}", w.engine.point().0)), w.at(&format!("two@e{}", w.engine.point().0)));
+            merge_into(&w, from_one, two);
+            merge_into(&w, from_two, one);
+            merge_into(&w, one, MAIN);
+            let _ = undo::undo(&w.engine, MAIN.branch, UndoTarget::Newest, false, "", &w.caller);
+        }
+        writer.join().unwrap();
+    });
+    let hidden = || {
+        let known: Vec<_> = w.engine.transactions().iter().map(|row| row.branch).collect();
+        let nameless = w.engine.branches().into_iter().filter(|row| row.name.is_none());
+        nameless.filter(|row| !known.contains(&row.id)).map(|row| row.id).collect::<Vec<_>>()
+    };
+    let bases = hidden();
+    let events = w.engine.store().read().unwrap();
+    let virtual_bases = bases.iter().filter(|id| {
+        let lineage = vec![stonefs::types::Segment { branch: **id, cut: Seq::MAX }];
+        let filter = stonefs::store::EventFilter { lineage, ..Default::default() };
+        !events.events(&filter).unwrap().is_empty()
+    });
+    assert_eq!(virtual_bases.count(), bases.len(), "a branch that nothing ever was on");
+    drop(events);
+    // What those bases hold goes when no merge can be about to use it any more.
+    let rows = |w: &World| {
+        let mut found = 0;
+        let read = w.engine.store().read().unwrap();
+        read.scan_rows(&mut |row| {
+            let (StoredRow::Inode(period, ..)
+            | StoredRow::Entry(period, ..)
+            | StoredRow::Xattr(period, ..)
+            | StoredRow::Extent(period, ..)) = row;
+            found += usize::from(bases.contains(&period.branch));
+            Ok(())
+        })
+        .unwrap();
+        found
+    };
+    assert!(!bases.is_empty() && rows(&w) > 0, "no merge had two bases");
+    w.tick(3600);
+    w.write(MAIN, "later", "later").unwrap();
+    forget(&w);
+    assert_eq!(rows(&w), 0);
     w.check();
 }

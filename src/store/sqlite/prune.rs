@@ -15,7 +15,7 @@ use super::pins::{Lines, Pins};
 use super::shown::{Part, Shown};
 use super::write::Writer;
 use super::{SqliteStore, codec, ledger, lines, posting, upkeep};
-use crate::store::{BranchRow, Prune, Pruned, Result, StoreError, TxnState, WriteTxn};
+use crate::store::{BranchRow, Prune, Pruned, Result, StoreError, TxnKind, TxnRow, TxnState, WriteTxn};
 use crate::types::{BranchId, ChunkId, Seq};
 
 /// The setting that holds the first event whose state is kept, in decimal.
@@ -23,6 +23,9 @@ pub(super) const SETTING: &str = "pruned_before";
 
 /// Rows that one slice looks at.
 const SLICE: usize = 5000;
+
+/// The longest that a merge is computed.
+const MERGE_NANOS: i64 = 600 * 1_000_000_000;
 
 /// Chunks that one slice removes.
 const CHUNKS: usize = 200;
@@ -46,7 +49,8 @@ impl Plan {
         let rows: BTreeMap<BranchId, BranchRow> = lines::branches(conn)?.into_iter().map(|row| (row.id, row)).collect();
         let mut dead: Vec<BranchId> =
             rows.values().filter(|row| row.dropped.is_some_and(|at| at <= request.before)).map(|row| row.id).collect();
-        for txn in lines::transactions(conn)? {
+        let transactions = lines::transactions(conn)?;
+        for txn in &transactions {
             let over = match txn.state {
                 TxnState::Committed | TxnState::RolledBack => txn.ended.is_some_and(|at| at <= request.before),
                 TxnState::Open | TxnState::Interrupted | TxnState::Conflicted => false,
@@ -55,6 +59,7 @@ impl Plan {
                 dead.push(txn.branch);
             }
         }
+        dead.extend(Plan::left_behind(conn, &rows, &transactions, request.before)?);
         dead.sort_unstable();
         let mut merges = Vec::new();
         for id in rows.keys() {
@@ -79,9 +84,30 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Hidden branches of no transaction: virtual bases of merges that are over. While one is open it may show its
+    /// base, and one that is being computed has not been begun.
+    fn left_behind(
+        conn: &Connection,
+        branches: &BTreeMap<BranchId, BranchRow>,
+        transactions: &[TxnRow],
+        before: Seq,
+    ) -> Result<Vec<BranchId>> {
+        if transactions.iter().any(|txn| txn.kind == TxnKind::Merge && txn.ended.is_none()) {
+            return Ok(Vec::new());
+        }
+        let known: FxHashSet<BranchId> = transactions.iter().map(|txn| txn.branch).collect();
+        let limit = ledger::counters(conn)?.time.0.saturating_sub(MERGE_NANOS);
+        let over = |row: &&BranchRow| row.created <= before && row.created_time.0 < limit;
+        let left = branches
+            .values()
+            .filter(|row| row.name.is_none() && row.parent.is_some() && !known.contains(&row.id))
+            .filter(over);
+        Ok(left.map(|row| row.id).collect())
+    }
+
     /// Tells whether a row is needed by no state that is kept.
     pub(super) fn forgets(&self, branch: BranchId, from: Seq, to: Seq) -> bool {
-        let ended = to <= self.before || self.is_dead(branch);
+        let ended = to <= self.before || (self.is_dead(branch) && from < self.before);
         let pinned = || {
             self.pins.get(&branch).is_some_and(|pins| {
                 let next = pins.partition_point(|pin| *pin < from);

@@ -100,7 +100,8 @@ pub fn merge(
                 base: state_ref(base, point),
                 ours: StateRef { branch: target, seq: point },
                 theirs: StateRef { branch: source.branch, seq: theirs_at },
-                aliases: plan.aliases.clone(),
+                // Each merge keeps what it found itself.
+                aliases: plan.aliases.iter().filter(|pair| aliases.binary_search(pair).is_err()).copied().collect(),
             }),
             undo: None,
         };
@@ -110,12 +111,13 @@ pub fn merge(
             return Ok(MergeOutcome::Conflicted { txn, conflicts });
         }
         let mut mutations = plan.changes.mutations()?;
-        let hidden = engine.fork(None, View::as_of(target, point), caller)?;
+        let hidden = engine.hidden_branch(target, point, caller);
         let row = TxnRow {
             state: TxnState::Committed,
             ..new_row(engine, hidden.id, target, point, &detail, options, caller)
         };
         let id = row.id;
+        mutations.push(Mutation::Branch(Box::new(hidden)));
         mutations.push(Mutation::Merge(MergeRow {
             target,
             seq: Seq::MAX,
