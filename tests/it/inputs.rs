@@ -1,4 +1,5 @@
 //! Random input to what reads text and bytes of others: references, statements, the protocol.
+//! `STONE_INPUT_CASES=N` tries more.
 
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
@@ -10,6 +11,7 @@ use stonefs::version::{branch, refs, resolve};
 use crate::world::{MAIN, World};
 
 fn cases(cases: u32) -> ProptestConfig {
+    let cases = std::env::var("STONE_INPUT_CASES").ok().and_then(|count| count.parse().ok()).unwrap_or(cases);
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 

@@ -273,10 +273,12 @@ pub fn every_view_resolves_as_the_model_does(maker: &Maker, path: &Path) {
     assert_eq!(periods, Vec::<&String>::new());
 }
 
-/// Forgets the past of many histories at once and looks at everything that must be left; `STONE_CASES` asks for more.
+/// Forgets the past of many histories at once and looks at everything that must be left; `STONE_CASES` asks for more,
+/// `STONE_SEED` for others.
 pub fn pruning_keeps_every_state_that_is_pinned(maker: &Maker, path: &Path) {
-    let cases = std::env::var("STONE_CASES").ok().and_then(|count| count.parse().ok()).unwrap_or(1);
-    for seed in 1..=cases {
+    let number = |name: &str| std::env::var(name).ok().and_then(|count| count.parse().ok()).unwrap_or(1);
+    let first: u64 = number("STONE_SEED");
+    for seed in first..first + number("STONE_CASES") {
         prune_histories(maker, &path.with_extension(seed.to_string()), seed);
     }
 }

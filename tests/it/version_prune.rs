@@ -77,8 +77,13 @@ fn history(parts: &[Vec<Step>], merges: u8, undone: u8) -> Line {
     Line { w, counter, side, transaction, private }
 }
 
+/// `STONE_CASES` asks for more.
+fn cases() -> u32 {
+    std::env::var("STONE_CASES").ok().and_then(|count| count.parse().ok()).unwrap_or(48)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_needed_outlives_forgetting_and_what_is_gone_is_an_error(
