@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::core::{Core, is_open};
-use super::node::{Block, Body, Node};
+use super::node::{Block, Body, Edits, Node};
 use super::{Changed, Engine, EventDraft, FsError, Observer, Result};
 use crate::store::{BranchRow, ChunkData, Content, EventRow, InodeRow, Mutation, TagRow, TxnRow};
 use crate::types::{At, BranchId, Caller, Ino, Lineage, Op, ProcId, Seq, Timestamp, TxnId, View};
@@ -398,7 +398,7 @@ impl Core {
                     let file = node.file_mut()?;
                     let block = match &data {
                         Some(ChunkData::Bytes { data, .. }) => {
-                            Block::Data { data: data.clone(), dirty: false, generation }
+                            Block::Data { data: data.clone(), dirty: false, edits: Edits::none(), generation }
                         }
                         Some(ChunkData::Stored(chunk)) => Block::Stored { chunk: *chunk, dirty: false },
                         None => Block::Hole { dirty: false },

@@ -450,7 +450,7 @@ fn write(shared: &Shared, batch: &Batch) -> std::result::Result<(), StoreError> 
 
 fn hash_chunks(group: &mut Group) {
     for mutation in &mut group.mutations {
-        if let Mutation::Extent { data: Some(ChunkData::Bytes { hash, data }), .. } = mutation {
+        if let Mutation::Extent { data: Some(ChunkData::Bytes { hash, data, .. }), .. } = mutation {
             *hash = *blake3::hash(data).as_bytes();
         }
     }

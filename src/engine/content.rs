@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::attrs::without_suid;
 use super::core::Core;
 use super::data::CHUNK;
-use super::node::{Block, Pending};
+use super::node::{Block, Edits, Pending};
 use super::{FsError, Handle, Result};
 use crate::store::{CHUNK_SIZE, ChunkData, Content, INLINE_MAX, Mutation};
 use crate::types::{Caller, ChunkId, Ino, Op, ProcId, Seq, View};
@@ -14,6 +14,17 @@ use crate::types::{Caller, ChunkId, Ino, Op, ProcId, Seq, View};
 pub(super) const SIZE_MAX: u64 = i64::MAX as u64;
 /// File capabilities: any change of content or owner takes them away (`FUSE_HANDLE_KILLPRIV_V2`).
 pub(super) const CAPABILITY: &[u8] = b"security.capability";
+
+/// Which of a chunk's bytes a change is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// Those from one place to another, within the chunk's bytes or beyond.
+    Range(usize, usize),
+    /// All, and none is to be kept.
+    Whole,
+    /// Any.
+    Unknown,
+}
 
 impl Core {
     /// Begins or continues a change of content: an event of its own at its last write, one for all
@@ -67,7 +78,8 @@ impl Core {
                     file.known_from = 0;
                     if !bytes.is_empty() {
                         let data = Arc::new(bytes.to_vec());
-                        file.blocks.entry(0).or_insert(Block::Data { data, dirty: false, generation });
+                        let edits = Edits::default();
+                        file.blocks.entry(0).or_insert(Block::Data { data, dirty: false, edits, generation });
                     }
                 }
                 file.pending = Some(Pending {
@@ -119,20 +131,21 @@ impl Core {
         Ok(())
     }
 
-    /// Returns a chunk's bytes for changing; `whole` where every byte will be overwritten.
-    fn block_mut(&mut self, view: View, ino: Ino, index: u64, whole: bool) -> Result<&mut Vec<u8>> {
+    /// Returns a chunk's bytes for a change.
+    fn block_mut(&mut self, view: View, ino: Ino, index: u64, extent: Extent) -> Result<&mut Vec<u8>> {
         let stored = match self.loaded(view, ino)?.file()?.blocks.get(&index) {
             Some(Block::Data { .. }) => None,
-            Some(Block::Stored { chunk, .. }) => Some(Some(*chunk)),
-            Some(Block::Hole { .. }) => Some(None),
-            None => Some(self.stored_chunk(view, ino, index)?),
+            Some(Block::Stored { chunk, dirty }) => Some((Some(*chunk), *dirty)),
+            Some(Block::Hole { .. }) => Some((None, true)),
+            None => Some((self.stored_chunk(view, ino, index)?, false)),
         };
-        if let Some(chunk) = stored {
+        if let Some((chunk, moved)) = stored {
             let bytes = match chunk {
-                Some(chunk) if !whole => self.with_reader(|txn| txn.chunk(chunk))?.to_vec(),
+                Some(chunk) if extent != Extent::Whole => self.with_reader(|txn| txn.chunk(chunk))?.to_vec(),
                 _ => Vec::new(),
             };
-            let block = Block::Data { data: Arc::new(bytes), dirty: false, generation: 0 };
+            let edits = if bytes.is_empty() || moved { Edits::default() } else { Edits::none() };
+            let block = Block::Data { data: Arc::new(bytes), dirty: false, edits, generation: 0 };
             self.put_block(view, ino, index, block)?;
         }
         let file = self.loaded(view, ino)?.file_mut()?;
@@ -143,8 +156,12 @@ impl Core {
             self.unsealed_bytes += CHUNK_SIZE;
         }
         match self.loaded(view, ino)?.file_mut()?.blocks.get_mut(&index) {
-            Some(Block::Data { data, dirty, .. }) => {
+            Some(Block::Data { data, dirty, edits, .. }) => {
                 *dirty = true;
+                match extent {
+                    Extent::Range(start, end) => edits.add(start..end),
+                    Extent::Whole | Extent::Unknown => *edits = Edits::default(),
+                }
                 Ok(Arc::make_mut(data))
             }
             _ => Err(FsError::Stale),
@@ -161,7 +178,8 @@ impl Core {
             let count = data.len().min(CHUNK_SIZE - within);
             let (now, rest) = data.split_at(count);
             let whole = within == 0 && at + count as u64 >= size.min((index + 1) * CHUNK);
-            let bytes = self.block_mut(view, ino, index, whole)?;
+            let extent = if whole { Extent::Whole } else { Extent::Range(within, within + count) };
+            let bytes = self.block_mut(view, ino, index, extent)?;
             if bytes.len() < within {
                 bytes.resize(within, 0);
             }
@@ -203,9 +221,9 @@ impl Core {
                     break;
                 }
             } else if self.chunk_exists(view, ino, index)? {
-                let bytes = self.block_mut(view, ino, index, false)?;
-                let from = ((at % CHUNK) as usize).min(bytes.len());
-                let to = ((stop - index * CHUNK) as usize).min(bytes.len());
+                let (from, to) = ((at % CHUNK) as usize, (stop - index * CHUNK) as usize);
+                let bytes = self.block_mut(view, ino, index, Extent::Range(from, to))?;
+                let (from, to) = (from.min(bytes.len()), to.min(bytes.len()));
                 if let Some(range) = bytes.get_mut(from..to) {
                     range.fill(0);
                 }
@@ -279,7 +297,7 @@ impl Core {
         let keep = size.div_ceil(CHUNK);
         let within = (size % CHUNK) as usize;
         if within > 0 && self.chunk_exists(view, ino, size / CHUNK)? {
-            let bytes = self.block_mut(view, ino, size / CHUNK, false)?;
+            let bytes = self.block_mut(view, ino, size / CHUNK, Extent::Unknown)?;
             bytes.truncate(within);
         }
         let node = self.loaded(view, ino)?;
@@ -345,7 +363,7 @@ impl Core {
                     continue;
                 }
                 match block {
-                    Block::Data { data, dirty, generation: g } => {
+                    Block::Data { data, dirty, edits, generation: g } => {
                         *dirty = false;
                         *g = generation;
                         // Zeros past the file's end are cut off by whoever truncates, so this is all of it.
@@ -353,7 +371,9 @@ impl Core {
                             continue;
                         }
                         sealed.push((index, data.len()));
-                        extents.push((index, Some(ChunkData::Bytes { hash: [0; 32], data: data.clone() }), data.len()));
+                        let changed = edits.take(data.len());
+                        let bytes = ChunkData::Bytes { hash: [0; 32], data: data.clone(), changed };
+                        extents.push((index, Some(bytes), data.len()));
                     }
                     Block::Stored { chunk, dirty } => {
                         *dirty = false;

@@ -1,6 +1,7 @@
 //! What is kept in memory of one inode of one view.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -73,12 +74,46 @@ pub(super) struct File {
 
 /// A chunk in memory.
 pub(super) enum Block {
-    /// Bytes; those beyond the vector's end are zero.
-    Data { data: Arc<Vec<u8>>, dirty: bool, generation: u64 },
+    /// Bytes; those beyond the vector's end are zero. `edits`: where they differ from what was queued last.
+    Data { data: Arc<Vec<u8>>, dirty: bool, edits: Edits, generation: u64 },
     /// A chunk of the store that this file now shares.
     Stored { chunk: ChunkId, dirty: bool },
     /// Nothing: reads as zeros.
     Hole { dirty: bool },
+}
+
+/// Where a chunk's bytes may differ from those that the store was given last; by default, anywhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Edits(Option<Vec<Range<usize>>>);
+
+impl Edits {
+    /// So many are worth a note; what is changed in more places is compared.
+    const MOST: usize = 16;
+
+    /// Nowhere.
+    pub fn none() -> Edits {
+        Edits(Some(Vec::new()))
+    }
+
+    pub fn add(&mut self, range: Range<usize>) {
+        let Some(ranges) = &mut self.0 else { return };
+        let first = ranges.partition_point(|r| r.end < range.start);
+        let last = ranges.partition_point(|r| r.start <= range.end);
+        let joined = ranges.get(first..last).unwrap_or_default();
+        let start = joined.first().map_or(range.start, |r| r.start.min(range.start));
+        let end = joined.last().map_or(range.end, |r| r.end.max(range.end));
+        ranges.splice(first..last, std::iter::once(start..end));
+        if ranges.len() > Edits::MOST {
+            self.0 = None;
+        }
+    }
+
+    /// The ranges, within a length, with nothing noted afterwards; `None` for anywhere.
+    pub fn take(&mut self, length: usize) -> Option<Vec<Range<usize>>> {
+        let ranges = std::mem::replace(self, Edits::none()).0?;
+        let cut = ranges.into_iter().map(|r| r.start..r.end.min(length));
+        Some(cut.filter(|r| !r.is_empty()).collect())
+    }
 }
 
 /// A change of content that is still growing: one opener's writes since the last version.
@@ -225,5 +260,38 @@ impl Block {
 
     pub fn is_hole(&self) -> bool {
         matches!(self, Block::Hole { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn edits_are_every_byte_that_was_named_and_no_other(
+            edits in prop::collection::vec((0..300usize, 1..20usize), 0..40), length in 0..320usize,
+        ) {
+            let mut noted = Edits::none();
+            let mut bytes = vec![false; 320];
+            for (start, count) in edits {
+                noted.add(start..start + count);
+                bytes[start..start + count].fill(true);
+            }
+            let Some(ranges) = noted.take(length) else { return Ok(()) };
+            prop_assert!(ranges.len() <= Edits::MOST && ranges.windows(2).all(|pair| pair[0].end < pair[1].start));
+            let named = |at: usize| ranges.iter().any(|range| range.contains(&at));
+            prop_assert!((0..320).all(|at| named(at) == (at < length && bytes[at])));
+            prop_assert_eq!(noted.take(length), Some(Vec::new()));
+        }
+    }
+
+    #[test]
+    fn what_is_edited_in_many_places_may_be_so_anywhere() {
+        let mut noted = Edits::none();
+        (0..100).for_each(|n| noted.add(10 * n..10 * n + 1));
+        assert_eq!(noted.take(1000), None);
+        assert_eq!(Edits::default().take(1), None);
     }
 }

@@ -1,5 +1,6 @@
 //! A group of mutations: what the engine queued, applied in one transaction.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::rows::{
@@ -16,6 +17,9 @@ pub enum ChunkData {
         hash: ChunkHash,
         /// The bytes.
         data: Arc<Vec<u8>>,
+        /// Where it is known: all places, in order and apart from each other, at which they may differ from the chunk
+        /// that stood there before, cut or filled with zeros to their number.
+        changed: Option<Vec<Range<usize>>>,
     },
     /// A chunk that the store has already (a copy, a commit, a restore).
     Stored(ChunkId),

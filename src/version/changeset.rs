@@ -451,7 +451,7 @@ impl<'t> Changeset<'t> {
                     row.content = Content::Extents;
                     row.chunks = row.size.div_ceil(CHUNK_SIZE as u64);
                     for (index, chunk) in (0..).zip(bytes.chunks(CHUNK_SIZE)) {
-                        let data = ChunkData::Bytes { hash: [0; 32], data: Arc::new(chunk.to_vec()) };
+                        let data = ChunkData::Bytes { hash: [0; 32], data: Arc::new(chunk.to_vec()), changed: None };
                         rows.push(extent(index, Some(data)));
                     }
                 }

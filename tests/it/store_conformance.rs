@@ -106,7 +106,8 @@ pub fn put_entry(branch: u64, at: u64, parent: u64, text: &str, ino: Option<u64>
 }
 
 pub fn put_bytes(branch: u64, at: u64, ino: u64, index: u64, bytes: &[u8]) -> Mutation {
-    let data = ChunkData::Bytes { hash: *blake3::hash(bytes).as_bytes(), data: Arc::new(bytes.to_vec()) };
+    let hash = *blake3::hash(bytes).as_bytes();
+    let data = ChunkData::Bytes { hash, data: Arc::new(bytes.to_vec()), changed: None };
     Mutation::Extent { branch: BranchId(branch), at: Seq(at), ino: Ino(ino), index, data: Some(data) }
 }
 

@@ -3,6 +3,7 @@
 //! A delta keeps small overwrites and appends small. It is relative to the chunk that stood at the
 //! same place of the file before; chains of deltas are bounded in length and in bytes.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
@@ -145,31 +146,12 @@ fn patch(mut base: Vec<u8>, size: usize, delta: &[u8]) -> Option<Vec<u8>> {
 
 const HEADER: usize = 5;
 
-/// Writes what differs from a base, or `None` where that is more than half.
-fn difference(base: &[u8], data: &[u8], depth: u8, below: usize) -> Option<Vec<u8>> {
+/// Writes ranges of bytes over a base, or `None` where they are more than half, or more than a chain may have.
+fn encode(data: &[u8], ranges: impl Iterator<Item = Range<usize>>, depth: u8, below: usize) -> Option<Vec<u8>> {
     let mut delta = vec![0; HEADER];
-    let equal = |at: usize| {
-        // What the base lacks counts as zeros there.
-        base.get(at).copied().unwrap_or(0) == data.get(at).copied().unwrap_or(0)
-    };
-    let mut at = 0;
-    while at < data.len() {
-        at += same_from(base, data, at);
-        if at >= data.len() {
-            break;
-        }
-        let start = at;
-        // The range ends where more than a few bytes are equal.
-        let mut end = at + 1;
-        at = end;
-        while at < data.len() && at - end < GAP {
-            if !equal(at) {
-                end = at + 1;
-            }
-            at += 1;
-        }
-        let bytes = data.get(start..end)?;
-        delta.extend_from_slice(&u32::try_from(start).ok()?.to_le_bytes());
+    for range in ranges {
+        let bytes = data.get(range.clone())?;
+        delta.extend_from_slice(&u32::try_from(range.start).ok()?.to_le_bytes());
         delta.extend_from_slice(&u32::try_from(bytes.len()).ok()?.to_le_bytes());
         delta.extend_from_slice(bytes);
         if delta.len() > data.len() / 2 {
@@ -184,6 +166,29 @@ fn difference(base: &[u8], data: &[u8], depth: u8, below: usize) -> Option<Vec<u
     let [b0, b1, b2, b3] = u32::try_from(total).ok()?.to_le_bytes();
     *header = [depth, b0, b1, b2, b3];
     Some(delta)
+}
+
+/// The ranges in which bytes differ from a base; what that lacks counts as zeros.
+fn difference(base: &[u8], data: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    let equal = |at: usize| base.get(at).copied().unwrap_or(0) == data.get(at).copied().unwrap_or(0);
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        at += same_from(base, data, at);
+        if at >= data.len() {
+            return None;
+        }
+        let start = at;
+        // The range ends where more than a few bytes are equal.
+        let mut end = at + 1;
+        at = end;
+        while at < data.len() && at - end < GAP {
+            if !equal(at) {
+                end = at + 1;
+            }
+            at += 1;
+        }
+        Some(start..end)
+    })
 }
 
 /// Counts equal bytes from a place on, by the word where it can.
@@ -241,21 +246,22 @@ impl Encoder {
         worth(data.len(), packed).then_some(&self.buffer)
     }
 
-    /// Stores bytes, or finds the chunk that has them already. `base`: the chunk that they replace.
+    /// Stores bytes, or finds the chunk that has them already. `base`: the chunk that they replace, and where they
+    /// differ from it, if that is known.
     pub(super) fn put(
         &mut self,
         conn: &Connection,
         hash: &ChunkHash,
         data: &[u8],
-        base: Option<ChunkId>,
+        base: Option<(ChunkId, Option<&[Range<usize>]>)>,
     ) -> Result<ChunkId> {
         let known: Option<i64> =
             conn.prepare_cached(BY_HASH)?.query_row(params![prefix(hash), hash], |row| row.get(0)).optional()?;
         if let Some(id) = known {
             return Ok(ChunkId(id as u64));
         }
-        if let Some(base) = base.filter(|_| data.len() >= DELTA_MIN)
-            && let Some(delta) = delta(conn, base, data)?
+        if let Some((base, changed)) = base.filter(|_| data.len() >= DELTA_MIN)
+            && let Some(delta) = delta(conn, base, data, changed)?
         {
             return insert(conn, hash, data.len(), DELTA, Some(base), &delta);
         }
@@ -266,13 +272,27 @@ impl Encoder {
     }
 }
 
-fn delta(conn: &Connection, base: ChunkId, data: &[u8]) -> Result<Option<Vec<u8>>> {
+fn delta(conn: &Connection, base: ChunkId, data: &[u8], changed: Option<&[Range<usize>]>) -> Result<Option<Vec<u8>>> {
     let made = || -> Result<Option<Vec<u8>>> {
         let (depth, below) = chain(conn, base)?;
         if depth >= CHAIN_MAX {
             return Ok(None);
         }
-        Ok(difference(&read(conn, base)?, data, depth + 1, below))
+        if let Some(ranges) = changed {
+            let delta = encode(data, ranges.iter().cloned(), depth + 1, below);
+            debug_assert!(
+                delta.as_ref().is_none_or(|delta| read(conn, base).is_ok_and(|base| patch(
+                    base.to_vec(),
+                    data.len(),
+                    delta
+                )
+                .as_deref()
+                    == Some(data))),
+                "chunk {base} is changed elsewhere than in {ranges:?}"
+            );
+            return Ok(delta);
+        }
+        Ok(encode(data, difference(&read(conn, base)?, data), depth + 1, below))
     };
     match made() {
         // Nothing new is to stand on what is damaged, and writing over it is how it goes.
@@ -283,10 +303,15 @@ fn delta(conn: &Connection, base: ChunkId, data: &[u8]) -> Result<Option<Vec<u8>
 
 /// Returns how many deltas a chunk stands on, itself counted, and their bytes.
 fn chain(conn: &Connection, id: ChunkId) -> Result<(u8, usize)> {
-    let mut statement = conn.prepare_cached("SELECT substr(data, 1, 5) FROM chunk WHERE id=?1 AND encoding=2")?;
+    let mut statement = conn.prepare_cached("SELECT encoding, substr(data, 1, 5) FROM chunk WHERE id=?1")?;
     let mut rows = statement.query([codec::int(id.0)])?;
-    let Some(row) = rows.next()? else { return Ok((0, 0)) };
-    match row.get_ref(0)?.as_blob()? {
+    let Some(row) = rows.next()? else { return Err(missing(id)) };
+    match row.get::<_, u8>(0)? {
+        DELTA => {}
+        LOST => return Err(damaged(id, "its content is lost")),
+        _ => return Ok((0, 0)),
+    }
+    match row.get_ref(1)?.as_blob()? {
         [depth, b0, b1, b2, b3] => Ok((*depth, u32::from_le_bytes([*b0, *b1, *b2, *b3]) as usize)),
         _ => Err(damaged(id, "its delta is cut short")),
     }
@@ -350,7 +375,7 @@ mod tests {
                 }
                 data[offset..offset + bytes.len()].copy_from_slice(&bytes);
             }
-            if let Some(delta) = difference(&base, &data, 1, 0) {
+            if let Some(delta) = encode(&data, difference(&base, &data), 1, 0) {
                 prop_assert!(delta.len() <= HEADER + data.len() / 2);
                 prop_assert_eq!(patch(base, data.len(), &delta), Some(data));
             }
@@ -370,12 +395,13 @@ mod tests {
         let base = vec![7; CHUNK_SIZE];
         let mut data = base.clone();
         data[100_000] = 8;
-        assert_eq!(difference(&base, &data, 1, 0).unwrap().len(), HEADER + 8 + 1);
+        let encoded = |data: &[u8], below| encode(data, difference(&base, data), 1, below);
+        assert_eq!(encoded(&data, 0).unwrap().len(), HEADER + 8 + 1);
         data.truncate(100_001);
-        assert_eq!(difference(&base, &data, 1, 0).unwrap().len(), HEADER + 8 + 1);
-        assert_eq!(difference(&base, &data, 1, CHAIN_BYTES), None);
+        assert_eq!(encoded(&data, 0).unwrap().len(), HEADER + 8 + 1);
+        assert_eq!(encoded(&data, CHAIN_BYTES), None);
         let other: Vec<u8> = (0..CHUNK_SIZE).map(|i| (i * 7 % 251) as u8).collect();
-        assert_eq!(difference(&base, &other, 1, 0), None);
+        assert_eq!(encoded(&other, 0), None);
     }
 
     #[test]

@@ -193,9 +193,9 @@ impl Writer {
                         chunk::require(conn, *id)?;
                         Some(*id)
                     }
-                    Some(ChunkData::Bytes { hash, data }) => {
+                    Some(ChunkData::Bytes { hash, data, changed }) => {
                         let base = extent::present(conn, &self.lineage(*branch), *ino, *index)?;
-                        Some(self.encoder.put(conn, hash, data, base)?)
+                        Some(self.encoder.put(conn, hash, data, base.map(|base| (base, changed.as_deref())))?)
                     }
                 };
                 if let (Some(id), Some(reused)) = (chunk, &mut self.reused) {
