@@ -21,6 +21,8 @@ const GROUP_BYTES: usize = 8 << 20;
 const UNSEALED_FACTOR: u64 = 8;
 /// How long the writer waits before it tries a full disk again.
 const FULL_RETRY: Duration = Duration::from_millis(300);
+/// How long after a group the writer looks for changes by itself, so that none has to wake it.
+const LINGER: Duration = Duration::from_secs(1);
 /// How often the log is looked at.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -289,6 +291,7 @@ impl Core {
 
 /// The writer thread: commits groups until it is told to stop and nothing is left.
 pub(super) fn write_groups(shared: &Arc<Shared>, mut chain: Chain) {
+    let mut busy_until = Instant::now();
     loop {
         let mut core = shared.core.lock();
         loop {
@@ -304,6 +307,10 @@ pub(super) fn write_groups(shared: &Arc<Shared>, mut chain: Chain) {
                 break;
             }
             match core.first_change {
+                None if Instant::now() < busy_until => {
+                    let next = Duration::from_millis(core.options.group_ms);
+                    shared.wake.wait_for(&mut core, next);
+                }
                 None => {
                     core.idle = true;
                     shared.wake.wait(&mut core);
@@ -344,6 +351,7 @@ pub(super) fn write_groups(shared: &Arc<Shared>, mut chain: Chain) {
         if let Some(link) = &batch.link {
             chain.advance(link);
         }
+        busy_until = Instant::now() + LINGER;
     }
 }
 
