@@ -31,7 +31,8 @@ mod xattr;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -56,6 +57,11 @@ pub struct SqliteStore {
     /// `None` where the store is read-only, or closed.
     writer: Mutex<Option<Writer>>,
     readers: Mutex<Vec<Connection>>,
+    /// A snapshot that the next reader goes on with if nothing was committed since: beginning one is half of what
+    /// reading a row costs. It ends with the next look at the log, which it would keep from starting anew.
+    snapshot: Mutex<Option<(u64, Connection)>>,
+    /// How often the writer has committed.
+    commits: Arc<AtomicU64>,
     /// `None` where the store is read-only.
     log: Option<Log>,
     checkpointer: Mutex<Option<Connection>>,
@@ -140,7 +146,8 @@ impl SqliteStore {
             other => other,
         };
         schema::migrate(&conn, version).map_err(busy)?;
-        let writer = Writer::new(conn, path).map_err(|error| match error {
+        let commits = Arc::new(AtomicU64::new(0));
+        let writer = Writer::new(conn, path, commits.clone()).map_err(|error| match error {
             StoreError::Backend(why) => StoreError::Backend(format!("{}: {why}", path.display())),
             other => other,
         })?;
@@ -151,6 +158,8 @@ impl SqliteStore {
             identity: identity(path)?,
             writer: Mutex::new(Some(writer)),
             readers: Mutex::new(Vec::new()),
+            snapshot: Mutex::new(None),
+            commits,
             log: Some(log),
             checkpointer: Mutex::new(Some(checkpointer)),
             mode: Mode::ReadWrite(index),
@@ -186,6 +195,8 @@ impl SqliteStore {
             identity: identity(path)?,
             writer: Mutex::new(None),
             readers: Mutex::new(vec![conn]),
+            snapshot: Mutex::new(None),
+            commits: Arc::default(),
             log: None,
             checkpointer: Mutex::new(None),
             mode,
@@ -210,12 +221,24 @@ impl SqliteStore {
         &self.path
     }
 
+    /// Whether all commits are this store's own.
+    fn is_written_here(&self) -> bool {
+        matches!(self.mode, Mode::ReadWrite(_))
+    }
+
+    /// Ends the snapshot that is kept for the next reader.
+    fn end_snapshot(&self) {
+        if let Some((_, conn)) = self.snapshot.lock().take() {
+            read::end(self, conn);
+        }
+    }
+
     fn begin_write(&self) -> Result<SqliteWrite<'_>> {
         let writer = self.writer.lock();
         if self.closed.load(Ordering::Acquire) || self.failed.load(Ordering::Acquire) {
             return Err(StoreError::Closed);
         }
-        if !matches!(self.mode, Mode::ReadWrite(_)) {
+        if !self.is_written_here() {
             return Err(StoreError::Backend(format!("{} was opened for reading only", self.path.display())));
         }
         SqliteWrite::begin(self, writer)
@@ -315,7 +338,7 @@ fn require_file(path: &Path) -> Result<()> {
 
 impl Store for SqliteStore {
     fn read(&self) -> Result<Box<dyn ReadTxn + '_>> {
-        Ok(Box::new(SqliteRead::begin(self, self.reader()?)?))
+        Ok(Box::new(SqliteRead::begin(self)?))
     }
 
     fn write(&self) -> Result<Box<dyn WriteTxn + '_>> {
@@ -342,7 +365,7 @@ impl Store for SqliteStore {
     }
 
     fn check(&self) -> Result<Vec<String>> {
-        let read = SqliteRead::begin(self, self.reader()?)?;
+        let read = SqliteRead::begin(self)?;
         check::check(read.conn()?)
     }
 

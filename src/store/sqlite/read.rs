@@ -26,26 +26,44 @@ pub(super) trait Connected {
 pub(super) struct SqliteRead<'s> {
     store: &'s SqliteStore,
     conn: Option<Connection>,
+    /// How many commits there were when it began, or fewer.
+    commits: u64,
 }
 
 impl<'s> SqliteRead<'s> {
-    /// Begins a snapshot of what is committed now.
-    pub(super) fn begin(store: &'s SqliteStore, conn: Connection) -> Result<SqliteRead<'s>> {
+    /// Begins a snapshot of what is committed now, or goes on with one that is still that.
+    pub(super) fn begin(store: &'s SqliteStore) -> Result<SqliteRead<'s>> {
+        let commits = store.commits.load(Ordering::Acquire);
+        if let Some((then, conn)) = store.snapshot.lock().take() {
+            if then == commits {
+                return Ok(SqliteRead { store, conn: Some(conn), commits });
+            }
+            end(store, conn);
+        }
+        let conn = store.reader()?;
         conn.prepare_cached("BEGIN")?.execute([])?;
-        let this = SqliteRead { store, conn: Some(conn) };
+        let this = SqliteRead { store, conn: Some(conn), commits };
         // SQLite takes the snapshot at the first read.
         ledger::counters(this.conn()?)?;
         Ok(this)
     }
 }
 
+/// Ends a snapshot; its connection may go back to the pool.
+pub(super) fn end(store: &SqliteStore, conn: Connection) {
+    if conn.prepare_cached("COMMIT").and_then(|mut statement| statement.execute([])).is_ok() {
+        store.give_back(conn);
+    }
+}
+
 impl Drop for SqliteRead<'_> {
     fn drop(&mut self) {
-        if let Some(conn) = self.conn.take() {
-            let ended = conn.prepare_cached("COMMIT").and_then(|mut statement| statement.execute([]));
-            if ended.is_ok() {
-                self.store.give_back(conn);
-            }
+        let Some(conn) = self.conn.take() else { return };
+        if self.store.commits.load(Ordering::Acquire) != self.commits || !self.store.is_written_here() {
+            return end(self.store, conn);
+        }
+        if let Some((_, other)) = self.store.snapshot.lock().replace((self.commits, conn)) {
+            end(self.store, other);
         }
     }
 }

@@ -128,6 +128,7 @@ pub(super) fn checkpoint(store: &SqliteStore) -> Result<u64> {
     let checkpointer = store.checkpointer.lock();
     let Some(conn) = checkpointer.as_ref() else { return Ok(0) };
     let frame = pragma(conn, "page_size")? + 24;
+    store.end_snapshot();
     let (mut size, mut rest) = (0, u64::MAX);
     // What the writer added meanwhile is less each time, unless it is faster than the disk.
     for _ in 0..3 {
@@ -146,6 +147,7 @@ pub(super) fn checkpoint(store: &SqliteStore) -> Result<u64> {
     let Some(writer) = writer.as_mut() else { return Ok(0) };
     writer.begin()?;
     writer.commit()?;
+    store.end_snapshot();
     let (log, done) = run_checkpoint(&writer.conn, "PASSIVE")?;
     let restarted = log == done && (size < LOG_WANTED || restart(&writer.conn, patience)?);
     // With everything in the database and no reader in the log, the next commit starts it anew.
@@ -284,6 +286,7 @@ pub(super) fn close(store: &SqliteStore) -> Result<()> {
     if store.closed.swap(true, Ordering::AcqRel) {
         return Err(StoreError::Closed);
     }
+    store.snapshot.lock().take();
     store.readers.lock().clear();
     let mut checkpointer = store.checkpointer.lock();
     let mut writer = store.writer.lock();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
@@ -27,6 +27,8 @@ const FOREIGN_WAIT: Duration = Duration::from_secs(5);
 /// write is told that the database is locked, while everybody can read.
 pub(super) struct Writer {
     pub(super) conn: Connection,
+    /// How often it has committed.
+    commits: Arc<AtomicU64>,
     begun: bool,
     /// SQLite's counter of other connections' commits, as of our last transaction.
     foreign: i64,
@@ -41,9 +43,10 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(conn: Connection, path: &Path) -> Result<Writer> {
+    pub(super) fn new(conn: Connection, path: &Path, commits: Arc<AtomicU64>) -> Result<Writer> {
         let mut writer = Writer {
             conn,
+            commits,
             begun: false,
             foreign: 0,
             branches: BTreeMap::new(),
@@ -115,6 +118,7 @@ impl Writer {
     /// Ends the transaction, keeping what it changed.
     pub(super) fn commit(&mut self) -> Result<()> {
         self.conn.prepare_cached("COMMIT")?.execute([])?;
+        self.commits.fetch_add(1, Ordering::Release);
         self.begun = false;
         self.foreign = self.data_version()?;
         Ok(())
