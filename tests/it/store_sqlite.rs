@@ -2,10 +2,12 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use rusqlite::{Connection, OpenFlags};
 use stonefs::store::sqlite::SqliteStore;
-use stonefs::store::{InitOptions, Mutation, Store, StoreError};
+use stonefs::store::{InitOptions, Mutation, ReadTxn, Store, StoreError};
 use stonefs::types::{Ino, Kind, Op};
 
 use crate::store_conformance::{NOW, event, file_row, fork, live, put_bytes, put_entry, put_inode, write};
@@ -119,6 +121,50 @@ fn the_log_starts_anew_while_readers_come_and_go() {
         largest = largest.max(store.space().unwrap().log);
     }
     assert!(largest < 48 << 20, "the log grew to {largest} bytes");
+}
+
+#[test]
+fn the_log_starts_anew_while_somebody_always_reads() {
+    let (_dir, path) = scratch();
+    let store = create(&path);
+    let done = AtomicBool::new(false);
+    let mut largest = 0;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                store.read().unwrap().counters().unwrap();
+            }
+        });
+        for round in 0..40u64 {
+            let bytes: Vec<u8> = (0..2 << 20).map(|i: u64| (i.wrapping_mul(round + 7) >> 5) as u8).collect();
+            let chunks = bytes.chunks(128 * 1024).enumerate();
+            write(&store, chunks.map(|(index, data)| put_bytes(1, round + 2, 2, index as u64, data)).collect());
+            store.checkpoint().unwrap();
+            largest = largest.max(store.space().unwrap().log);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(largest < 64 << 20, "the log grew to {largest} bytes");
+}
+
+#[test]
+fn a_reader_sees_every_commit_before_it_and_none_after() {
+    let (_dir, path) = scratch();
+    let store = create(&path);
+    let names = |txn: &dyn ReadTxn| txn.entries(&live(1), Ino(1)).unwrap().len();
+    for number in 0..10u64 {
+        let before = store.read().unwrap();
+        assert_eq!(names(before.as_ref()), number as usize);
+        // The second goes on with the snapshot of the first.
+        drop(store.read().unwrap());
+        write(&store, vec![put_entry(1, number + 2, 1, &format!("f{number}"), Some(number + 2))]);
+        assert_eq!(names(before.as_ref()), number as usize);
+        drop(before);
+        assert_eq!(names(store.read().unwrap().as_ref()), number as usize + 1);
+        if number % 3 == 0 {
+            store.checkpoint().unwrap();
+        }
+    }
 }
 
 #[test]

@@ -60,8 +60,8 @@ pub struct SqliteStore {
     /// A snapshot that the next reader goes on with if nothing was committed since: beginning one is half of what
     /// reading a row costs. It ends with the next look at the log, which it would keep from starting anew.
     snapshot: Mutex<Option<(u64, Connection)>>,
-    /// How often the writer has committed.
-    commits: Arc<AtomicU64>,
+    /// Counts the commits, and the times that the log was all in the database: a new snapshot is another one since.
+    snapshots: Arc<AtomicU64>,
     /// `None` where the store is read-only.
     log: Option<Log>,
     checkpointer: Mutex<Option<Connection>>,
@@ -146,8 +146,8 @@ impl SqliteStore {
             other => other,
         };
         schema::migrate(&conn, version).map_err(busy)?;
-        let commits = Arc::new(AtomicU64::new(0));
-        let writer = Writer::new(conn, path, commits.clone()).map_err(|error| match error {
+        let snapshots = Arc::new(AtomicU64::new(0));
+        let writer = Writer::new(conn, path, snapshots.clone()).map_err(|error| match error {
             StoreError::Backend(why) => StoreError::Backend(format!("{}: {why}", path.display())),
             other => other,
         })?;
@@ -159,7 +159,7 @@ impl SqliteStore {
             writer: Mutex::new(Some(writer)),
             readers: Mutex::new(Vec::new()),
             snapshot: Mutex::new(None),
-            commits,
+            snapshots,
             log: Some(log),
             checkpointer: Mutex::new(Some(checkpointer)),
             mode: Mode::ReadWrite(index),
@@ -196,7 +196,7 @@ impl SqliteStore {
             writer: Mutex::new(None),
             readers: Mutex::new(vec![conn]),
             snapshot: Mutex::new(None),
-            commits: Arc::default(),
+            snapshots: Arc::default(),
             log: None,
             checkpointer: Mutex::new(None),
             mode,

@@ -26,23 +26,23 @@ pub(super) trait Connected {
 pub(super) struct SqliteRead<'s> {
     store: &'s SqliteStore,
     conn: Option<Connection>,
-    /// How many commits there were when it began, or fewer.
-    commits: u64,
+    /// The store's number of snapshots when it began.
+    number: u64,
 }
 
 impl<'s> SqliteRead<'s> {
     /// Begins a snapshot of what is committed now, or goes on with one that is still that.
     pub(super) fn begin(store: &'s SqliteStore) -> Result<SqliteRead<'s>> {
-        let commits = store.commits.load(Ordering::Acquire);
+        let number = store.snapshots.load(Ordering::Acquire);
         if let Some((then, conn)) = store.snapshot.lock().take() {
-            if then == commits {
-                return Ok(SqliteRead { store, conn: Some(conn), commits });
+            if then == number {
+                return Ok(SqliteRead { store, conn: Some(conn), number });
             }
             end(store, conn);
         }
         let conn = store.reader()?;
         conn.prepare_cached("BEGIN")?.execute([])?;
-        let this = SqliteRead { store, conn: Some(conn), commits };
+        let this = SqliteRead { store, conn: Some(conn), number };
         // SQLite takes the snapshot at the first read.
         ledger::counters(this.conn()?)?;
         Ok(this)
@@ -59,10 +59,10 @@ pub(super) fn end(store: &SqliteStore, conn: Connection) {
 impl Drop for SqliteRead<'_> {
     fn drop(&mut self) {
         let Some(conn) = self.conn.take() else { return };
-        if self.store.commits.load(Ordering::Acquire) != self.commits || !self.store.is_written_here() {
+        if self.store.snapshots.load(Ordering::Acquire) != self.number || !self.store.is_written_here() {
             return end(self.store, conn);
         }
-        if let Some((_, other)) = self.store.snapshot.lock().replace((self.commits, conn)) {
+        if let Some((_, other)) = self.store.snapshot.lock().replace((self.number, conn)) {
             end(self.store, other);
         }
     }

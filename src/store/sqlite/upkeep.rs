@@ -128,10 +128,10 @@ pub(super) fn checkpoint(store: &SqliteStore) -> Result<u64> {
     let checkpointer = store.checkpointer.lock();
     let Some(conn) = checkpointer.as_ref() else { return Ok(0) };
     let frame = pragma(conn, "page_size")? + 24;
-    store.end_snapshot();
     let (mut size, mut rest) = (0, u64::MAX);
     // What the writer added meanwhile is less each time, unless it is faster than the disk.
     for _ in 0..3 {
+        store.end_snapshot();
         let (log, done) = run_checkpoint(conn, "PASSIVE")?;
         (size, rest) = (log * frame, log.saturating_sub(done) * frame);
         if size < RESET_FROM || rest <= LAST_STEP {
@@ -149,6 +149,9 @@ pub(super) fn checkpoint(store: &SqliteStore) -> Result<u64> {
     writer.commit()?;
     store.end_snapshot();
     let (log, done) = run_checkpoint(&writer.conn, "PASSIVE")?;
+    // A snapshot that began before is none to keep; one that begins from now on reads the database alone.
+    store.snapshots.fetch_add(1, Ordering::Release);
+    store.end_snapshot();
     let restarted = log == done && (size < LOG_WANTED || restart(&writer.conn, patience)?);
     // With everything in the database and no reader in the log, the next commit starts it anew.
     writer.begin()?;

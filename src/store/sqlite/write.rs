@@ -27,8 +27,8 @@ const FOREIGN_WAIT: Duration = Duration::from_secs(5);
 /// write is told that the database is locked, while everybody can read.
 pub(super) struct Writer {
     pub(super) conn: Connection,
-    /// How often it has committed.
-    commits: Arc<AtomicU64>,
+    /// The store's number of snapshots, which a commit makes another.
+    snapshots: Arc<AtomicU64>,
     begun: bool,
     /// SQLite's counter of other connections' commits, as of our last transaction.
     foreign: i64,
@@ -43,10 +43,10 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(conn: Connection, path: &Path, commits: Arc<AtomicU64>) -> Result<Writer> {
+    pub(super) fn new(conn: Connection, path: &Path, snapshots: Arc<AtomicU64>) -> Result<Writer> {
         let mut writer = Writer {
             conn,
-            commits,
+            snapshots,
             begun: false,
             foreign: 0,
             branches: BTreeMap::new(),
@@ -118,7 +118,7 @@ impl Writer {
     /// Ends the transaction, keeping what it changed.
     pub(super) fn commit(&mut self) -> Result<()> {
         self.conn.prepare_cached("COMMIT")?.execute([])?;
-        self.commits.fetch_add(1, Ordering::Release);
+        self.snapshots.fetch_add(1, Ordering::Release);
         self.begun = false;
         self.foreign = self.data_version()?;
         Ok(())
