@@ -474,7 +474,7 @@ impl Core {
         let attr = (old.perm, old.uid, old.gid) != (row.perm, row.uid, row.gid);
         row.content_seq = if data { seq } else { old.content_seq };
         row.attr_seq = if attr { seq } else { old.attr_seq.max(row.attr_seq.min(seq)) };
-        node.removed = false;
+        let came_back = std::mem::replace(&mut node.removed, false);
         node.row = row;
         if all_new && let Body::File(file) = &mut node.body {
             file.blocks.clear();
@@ -484,6 +484,11 @@ impl Core {
             && let Body::File(file) = &mut node.body
         {
             file.blocks.clear(); // the row has all of it
+        }
+        if came_back {
+            node.xattrs = Some(Default::default());
+            // It was kept for those who have it open; now it has a name again, which outlives them.
+            self.push(Mutation::Orphan { branch: view.branch, ino, open: false });
         }
         Ok(data)
     }

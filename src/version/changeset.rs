@@ -116,7 +116,8 @@ impl<'t> Changeset<'t> {
         Ok(self.edits.get(&ino).is_some_and(|edit| edit.create.is_some()) || self.head.inode(ino)?.is_some())
     }
 
-    fn kind(&self, ino: Ino) -> Result<Option<Kind>> {
+    /// The type of an inode.
+    pub fn kind(&self, ino: Ino) -> Result<Option<Kind>> {
         if let Some(row) = self.head.inode(ino)? {
             return Ok(Some(row.kind));
         }

@@ -91,6 +91,7 @@ fn apply(
             marked: BTreeSet::new(),
             copies: BTreeMap::new(),
             detached: BTreeSet::new(),
+            top: None,
         };
         work(&mut restorer)?;
         if let Some(fault) = restorer.changes.faults()?.first() {
@@ -127,6 +128,8 @@ struct Restorer<'e, 't> {
     copies: BTreeMap<Ino, Ino>,
     /// Inodes whose name inside the restored tree went.
     detached: BTreeSet<Ino>,
+    /// The directory that is restored with all that is below it.
+    top: Option<Ino>,
 }
 
 impl Restorer<'_, '_> {
@@ -151,6 +154,7 @@ impl Restorer<'_, '_> {
         };
         self.mark()?;
         let Some((name, dirs)) = names.split_last() else {
+            self.top = Some(Ino::ROOT);
             self.as_then(Ino::ROOT, Ino::ROOT)?;
             self.detach(Ino::ROOT, Ino::ROOT)?;
             self.attach(Ino::ROOT, Ino::ROOT)?;
@@ -171,6 +175,10 @@ impl Restorer<'_, '_> {
             then_dir = was;
         }
         let place = (dir, name.clone());
+        self.top = match self.changes.entry(&place)? {
+            Some((ino, Kind::Dir)) if found.1 == Kind::Dir => Some(ino),
+            _ => None,
+        };
         self.detach_at(&place, Some(found))?;
         self.attach_at(&place, found)?;
         self.sweep()
@@ -225,7 +233,13 @@ impl Restorer<'_, '_> {
                 self.as_then(ino, was)?;
                 ino
             }
-            _ => self.put(place, (was, kind))?,
+            _ => {
+                let ino = self.put(place, (was, kind))?;
+                if kind == Kind::Dir {
+                    self.detach(ino, was)?; // it comes from elsewhere, with what it has there
+                }
+                ino
+            }
         };
         if kind == Kind::Dir { self.attach(ino, was) } else { Ok(()) }
     }
@@ -264,11 +278,36 @@ impl Restorer<'_, '_> {
         Ok(ino)
     }
 
-    /// Whether every present name of a file is one that it had then too: a further hard link.
+    /// Whether every present name of a file is one that it had then too, or one that has just been found to be as
+    /// it was then, in a directory of another number: a further hard link.
     fn then_names_are_inside(&self, ino: Ino) -> Result<bool> {
+        if self.then.inode(ino)?.is_none_or(|row| row.kind == Kind::Dir) {
+            return Ok(false);
+        }
         let then: BTreeSet<Place> = self.then.names(ino)?.into_iter().collect();
-        let is_file = self.then.inode(ino)?.is_some_and(|row| row.kind != Kind::Dir);
-        Ok(is_file && self.changes.names(ino)?.is_subset(&then))
+        for place in self.changes.names(ino)? {
+            // What is below a directory that went goes with it.
+            if !then.contains(&place) && !self.is_inside(place.0)? && self.changes.is_reachable(place.0)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether a directory is the one that is restored, or below it.
+    fn is_inside(&self, dir: Ino) -> Result<bool> {
+        let mut at = dir;
+        let mut seen = BTreeSet::new();
+        while self.top.is_some() && seen.insert(at) {
+            if Some(at) == self.top {
+                return Ok(true);
+            }
+            match self.changes.names(at)?.first() {
+                Some((parent, _)) => at = *parent,
+                None => return Ok(false),
+            }
+        }
+        Ok(false)
     }
 
     /// Gives an inode the content, attributes and times that another had.

@@ -236,7 +236,11 @@ pub(crate) fn same_attrs(a: (&State<'_>, Ino, &InodeRow), b: (&State<'_>, Ino, &
     if (x.perm, x.uid, x.gid) != (y.perm, y.uid, y.gid) {
         return Ok(false);
     }
-    if left_ino == right_ino && x.attr_seq == y.attr_seq && x.attr_seq != Seq::ZERO {
+    // A row may be shared with a later moment, which an xattr that was set in between does not do.
+    let settled = |state: &State<'_>| state.lineage.0.iter().all(|segment| x.attr_seq <= segment.cut);
+    // A write takes capabilities away, too.
+    let written = (x.attr_seq, x.content_seq) != (y.attr_seq, y.content_seq);
+    if left_ino == right_ino && !written && x.attr_seq != Seq::ZERO && settled(left) && settled(right) {
         return Ok(true);
     }
     Ok(left.xattrs(left_ino)? == right.xattrs(right_ino)?)

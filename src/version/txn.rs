@@ -350,13 +350,15 @@ impl<'a: 't, 't> Commit<'a, 't> {
                 changes.bring(*ino, self.hidden, *ino)?;
                 continue;
             };
-            if self.head.inode(*ino)?.is_none() {
+            let Some(head) = self.head.inode(*ino)? else {
                 continue; // removed since: attributes set on it went with it
-            }
+            };
             if change.content_written {
                 changes.content(*ino, Source::State(self.hidden, *ino))?;
             }
-            if change.attrs_written {
+            // What a write takes away beside, capabilities and setuid, goes where nobody has set attributes since.
+            let beside = change.attrs && head.attr_seq == before.attr_seq;
+            if change.attrs_written || beside {
                 changes.attrs(*ino, self.hidden, *ino);
                 let moved = |old: Timestamp, new: Timestamp| (old != new).then_some(new);
                 changes.times(*ino, moved(before.atime, after.atime), moved(before.mtime, after.mtime));

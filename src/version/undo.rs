@@ -416,6 +416,8 @@ impl<'t> Inverse<'t> {
     fn inode(&mut self, ino: Ino, change: &InodeDelta, before: &'t State<'t>, after: &'t State<'t>) -> Result<()> {
         match (&change.before, &change.after) {
             (None, None) => Ok(()),
+            // What came back by itself meanwhile, by a restore, is left as it is now.
+            (Some(_), None) if self.changes.alive(ino)? => Ok(()),
             (Some(_), None) => self.changes.bring(ino, before, ino),
             (None, Some(made)) => {
                 // It goes with its names; what was done to it since would go too.
@@ -431,6 +433,10 @@ impl<'t> Inverse<'t> {
                 }
             }
             (Some(old), Some(new)) => {
+                let times = change.attrs_written && (old.mtime, old.atime) != (new.mtime, new.atime);
+                if !change.content && !change.attrs && !times {
+                    return Ok(()); // written again as it was
+                }
                 if self.changes.head.inode(ino)?.is_none() && !self.changes.alive(ino)? {
                     return if self.force {
                         Ok(())
@@ -450,7 +456,7 @@ impl<'t> Inverse<'t> {
                     }
                     self.changes.content(ino, Source::State(before, ino))?;
                 }
-                if change.attrs || change.attrs_written && (old.mtime, old.atime) != (new.mtime, new.atime) {
+                if change.attrs || times {
                     let (state, from) = self.changes.attrs_of(ino);
                     let Some(row) = state.inode(from)? else { return Ok(()) };
                     if !same_attrs((after, ino, new), (state, from, &row))? && !self.force {

@@ -5,23 +5,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 use stonefs::engine::{Engine, Fallocate, FsError, Handle, Options, RenameMode, Whence, XattrMode};
-use stonefs::store::{BranchRow, EventFilter, InitOptions, Store, TagRow, TxnKind};
+use stonefs::store::{BranchRow, EventFilter, InitOptions, Store, TagRow};
 use stonefs::types::{
     At, Attr, BranchId, Caller, Clock, FixedClock, Ino, Kind, Op, ProcId, Seq, SetAttr, SetTime, Timestamp, View,
 };
-use stonefs::version::txn::{self, BeginOptions, CommitOptions, CommitOutcome};
+use stonefs::version::txn;
 
 use crate::acl::{self, Acl};
 use crate::choose::{BRANCHES, NO_INODE, XATTRS, bytes, open_flags};
-use crate::observe::{Check, Rules, check_paths, ensure, observe, same_attr, settle};
+use crate::observe::{Check, Derived, Rules, check_paths, ensure, observe, same_attr, settle};
 use crate::operation::{LENGTHS, OFFSETS, Operation, Place, SPANS};
 use crate::oracle::{Exactness, Oracle};
 use crate::tree::{Birth, Body, Node, Outcome, Tree};
-use crate::txn::Txn;
 
 /// The start of every run's clock.
 const START: i64 = 1_700_000_000_000_000_000;
-fn caller(who: u8) -> Caller {
+pub fn caller(who: u8) -> Caller {
     let (uid, gid) = [(0, 0), (1000, 1000), (1001, 100)][usize::from(who % 3)];
     Caller { uid, gid, pid: 100 + u32::from(who), process: ProcId(0) }
 }
@@ -33,15 +32,15 @@ pub struct Pair {
     memory: Memory,
     /// The events that the record must have: somewhere in a stretch of numbers, of a kind.
     events: Vec<(Seq, Seq, Op)>,
-    clock: Arc<FixedClock>,
+    pub clock: Arc<FixedClock>,
     /// `None` between a crash and the next opening.
     engine: Option<Arc<Engine>>,
-    oracle: Oracle,
+    pub oracle: Oracle,
     /// Inodes that were given out.
-    given: BTreeSet<Ino>,
+    pub given: BTreeSet<Ino>,
     last: (Seq, Timestamp),
     /// Past states that were looked at: a past state never changes.
-    looked: BTreeMap<(BranchId, Seq), Tree>,
+    pub looked: BTreeMap<(BranchId, Seq), Tree>,
 }
 
 fn scratch() -> tempfile::TempDir {
@@ -110,7 +109,7 @@ impl Pair {
     // ---- comparing -----------------------------------------------------------------------------
 
     /// Compares a call's outcome; returns whether it succeeded.
-    fn agree<T: std::fmt::Debug, U>(&self, got: &Result<T, FsError>, want: &Outcome<U>) -> Check<bool> {
+    pub fn agree<T: std::fmt::Debug, U>(&self, got: &Result<T, FsError>, want: &Outcome<U>) -> Check<bool> {
         match (got, want) {
             (Ok(_), Ok(_)) => Ok(true),
             (Err(error), Err(refusal)) if refusal.contains(&error.errno()) => Ok(false),
@@ -134,11 +133,11 @@ impl Pair {
         Ok(done)
     }
 
-    fn compare_live(&self, branch: BranchId) -> Check<Tree> {
+    pub fn compare_live(&self, branch: BranchId) -> Check<Tree> {
         self.compare(View::live(branch), &self.oracle.world.trees[&branch], true, true)
     }
 
-    fn compare(&self, view: View, expected: &Tree, present: bool, dir_times: bool) -> Check<Tree> {
+    pub fn compare(&self, view: View, expected: &Tree, present: bool, dir_times: bool) -> Check<Tree> {
         let pages = |ino: Ino| {
             let node = expected.nodes.get(&ino);
             let contents = node.into_iter().flat_map(|node| node.file().into_iter().chain(&node.earlier));
@@ -151,12 +150,12 @@ impl Pair {
             At::AsOf(seq) if !present => self.oracle.sharing(view.branch, ino, seq).into_iter().cloned().collect(),
             At::Live | At::AsOf(_) => Vec::new(),
         };
-        settle(expected, &seen, &Rules { dir_times, merged: false, exactness, sharing: &sharing })
+        settle(expected, &seen, &Rules { dir_times, derived: Derived::Nothing, exactness, sharing: &sharing })
             .map_err(|error| format!("{view:?}: {error}"))
     }
 
     /// Looks at a past state, and at whether it is the same as when it was looked at before.
-    fn compare_past(&mut self, branch: BranchId, seq: Seq) -> Check<Tree> {
+    pub fn compare_past(&mut self, branch: BranchId, seq: Seq) -> Check<Tree> {
         let view = View::as_of(branch, seq);
         let Some(expected) = self.oracle.past(branch, seq) else {
             return Err(format!("the reference has no {view:?}"));
@@ -186,7 +185,8 @@ impl Pair {
                     .engine()
                     .getattr(View::live(branch), ino)
                     .map_err(|e| format!("getattr of open {ino}: {e}"))?;
-                same_attr(&attr, &self.oracle.world.trees[&branch].attr(ino).expect("open"))?;
+                same_attr(&attr, &self.oracle.world.trees[&branch].attr(ino).expect("open"))
+                    .map_err(|error| format!("open {ino} of {branch}: {error}"))?;
             }
         }
         self.compare_branches()
@@ -217,15 +217,23 @@ impl Pair {
         let before = self.engine().point();
         ensure!(before.0 >= self.last.0, "the point went back from {:?} to {before:?}", self.last);
         let outcome = self.apply(operation)?;
+        if std::env::var_os("STONE_MODEL_CHECK").is_some() {
+            self.compare_all()?;
+        }
         let after = self.engine().point();
         if !matches!(operation, Operation::Crash) {
             ensure!(after.0 >= before.0, "the point went back from {before:?} to {after:?}");
             ensure!(after.1 >= before.1, "time went back from {before:?} to {after:?}");
         }
-        if outcome == Effect::Event {
+        let recorded = match outcome {
+            Effect::Event => Some(recorded_as(operation)),
+            Effect::Made(op) => Some(Some(op)),
+            Effect::Nothing | Effect::Cut => None,
+        };
+        if let Some(recorded) = recorded {
             ensure!(after.0 > before.0, "an event of its own has no number: still {after:?}");
             ensure!(after.1 > before.1, "an event has no later time than the one before: {after:?}");
-            self.events.extend(recorded_as(operation).map(|op| (before.0, after.0, op)));
+            self.events.extend(recorded.map(|op| (before.0, after.0, op)));
         }
         self.last = after;
         self.oracle.record(after.0, outcome == Effect::Cut);
@@ -499,8 +507,17 @@ impl Pair {
                 if self.oracle.content_of(from).is_ok_and(|content| content.size() > 1 << 24) {
                     length = length.min(400_000); // a hole of terabytes is not what is looked for here
                 }
+                let before = engine.point().0;
                 let got = engine.copy_range(from, from_offset, to, to_offset, length, &caller(who));
                 let want = self.oracle.copy((from, from_offset), (to, to_offset), length, &caller(who), now);
+                if want.is_ok() {
+                    self.oracle.copied_in_parts(
+                        (from, from_offset),
+                        (to, to_offset),
+                        length,
+                        (before, engine.point().0),
+                    );
+                }
                 if self.agree(&got, &want)? {
                     ensure!(got.as_ref().ok() == want.as_ref().ok(), "copied {got:?} bytes, must copy {want:?}");
                 }
@@ -618,15 +635,19 @@ impl Pair {
                 self.write_past(view, ino, what)?;
                 Effect::Nothing
             }
-            Operation::Begin { branch, run } => self.begin(branch, run)?,
+            Operation::Begin { branch, run, serializable } => self.begin(branch, run, serializable)?,
+            Operation::Learn { txn, at, what } => self.learn(txn, at, what)?,
             Operation::Commit { txn } => self.commit(txn)?,
             Operation::Rollback { txn } => {
                 let Some(id) = self.oracle.txn(txn) else { return Ok(Effect::Nothing) };
-                self.close_handles(&self.oracle.inside(id))?;
-                txn::rollback(&engine, id, &caller(0)).map_err(|error| format!("rollback: {error}"))?;
-                self.oracle.world.end_txn(id);
-                Effect::Event
+                self.rollback(id)?
             }
+            Operation::Merge { from, back, into, strategy, keep } => self.merge(from, back, into, strategy, keep)?,
+            Operation::Resolve { txn, conflict, all, how } => self.resolve(txn, conflict, all, how)?,
+            Operation::Undo { branch, what, back, force } => self.undo(branch, what, back, force)?,
+            Operation::Redo { branch, force } => self.redo(branch, force)?,
+            Operation::Restore { on, from, back } => self.restore(on, from, back)?,
+            Operation::RollbackTo { branch, from, back } => self.rollback_to(branch, from, back)?,
             Operation::Seal { branch } => {
                 let branch = branch.map(|branch| self.oracle.branch(branch));
                 let point = engine.seal(branch).map_err(|error| error.to_string())?;
@@ -763,92 +784,6 @@ impl Pair {
         Ok(Effect::Event)
     }
 
-    fn begin(&mut self, branch: u8, run: bool) -> Check<Effect> {
-        if self.oracle.world.txns.len() >= 3 {
-            return Ok(Effect::Nothing);
-        }
-        let target = self.oracle.branch(branch);
-        let inside_run = self.oracle.world.txns.values().any(|txn| txn.branch == target && txn.run);
-        let point = self.engine().seal(Some(target)).map_err(|error| error.to_string())?;
-        self.oracle.seal(Some(target), point);
-        self.oracle.record(point, false);
-        let options = BeginOptions {
-            target,
-            kind: if run { TxnKind::Run } else { TxnKind::Begin },
-            serializable: false,
-            message: String::new(),
-            label: String::new(),
-        };
-        let row = txn::begin(self.engine(), &options, &caller(0)).map_err(|error| format!("begin: {error}"))?;
-        ensure!(row.base >= point, "a transaction begun at {point} sees {}", row.base);
-        let tree = self.oracle.world.trees[&target].clone();
-        self.oracle.fork(row.branch, None, (target, row.base), tree);
-        let base = Arc::new(self.oracle.world.trees[&row.branch].clone());
-        let entry = Txn { branch: row.branch, target, base, run: run || inside_run };
-        ensure!(self.oracle.world.txns.insert(row.id, entry).is_none(), "T{} was used before", row.id);
-        Ok(Effect::Event)
-    }
-
-    /// Closes what is open in these branches, as the end of a transaction's session does.
-    fn close_handles(&mut self, branches: &[BranchId]) -> Check<()> {
-        let open = self.oracle.handles.values();
-        let inside: Vec<Handle> =
-            open.filter(|(_, open)| branches.contains(&open.view.branch)).map(|(handle, _)| *handle).collect();
-        for handle in inside {
-            let got = self.engine().release(handle);
-            let want = self.oracle.release(handle, self.engine().point().0);
-            self.agree(&got, &want)?;
-        }
-        self.oracle.record(self.engine().point().0, false);
-        Ok(())
-    }
-
-    fn commit(&mut self, number: u8) -> Check<Effect> {
-        let Some(id) = self.oracle.txn(number) else { return Ok(Effect::Nothing) };
-        let engine = self.engine().clone();
-        let Txn { branch, target, base, .. } = self.oracle.world.txns[&id].clone();
-        self.close_handles(&[branch])?;
-        let got = txn::commit(&engine, id, &CommitOptions::default(), &caller(0));
-        if self.oracle.inside(id).len() > 1 {
-            ensure!(got.is_err(), "a transaction with an open one inside is committed: {got:?}");
-            return Ok(Effect::Nothing);
-        }
-        let got = got.map_err(|error| format!("commit: {error}"))?;
-        let point = engine.point().0;
-        self.oracle.seal(Some(branch), point);
-        self.oracle.seal(Some(target), point);
-        let trees = &self.oracle.world.trees;
-        match (got, crate::txn::commit(&base, &trees[&target], &trees[&branch])) {
-            (CommitOutcome::Conflicted { .. }, Err(_)) => Ok(Effect::Nothing),
-            (CommitOutcome::Conflicted { conflicts, .. }, Ok(_)) => {
-                let shown: Vec<_> = conflicts.iter().map(|c| format!("{:?} {:?}", c.kind, c.path)).collect();
-                Err(format!("T{id} conflicts on {shown:?}, must commit"))
-            }
-            (CommitOutcome::Committed { .. }, Err(conflicts)) => {
-                Err(format!("T{id} is committed, must conflict on {conflicts:?}"))
-            }
-            (CommitOutcome::Committed { seq, .. }, Ok(expected)) => {
-                ensure!(seq <= point, "committed at {seq}, the point is {point}");
-                let view = View::live(target);
-                let pages = |ino: Ino| {
-                    let node = expected.nodes.get(&ino);
-                    node.and_then(Node::file)
-                        .into_iter()
-                        .flat_map(|content| content.pages().collect::<Vec<_>>())
-                        .collect()
-                };
-                let seen = observe(&engine, view, &pages)?;
-                let exactness: &dyn for<'n> Fn(&'n Node) -> Exactness<'n> = &|_| Exactness::Exact;
-                let rules = Rules { dir_times: false, merged: true, exactness, sharing: &|_| Vec::new() };
-                let settled =
-                    settle(&expected, &seen, &rules).map_err(|error| format!("T{id} in {view:?}: {error}"))?;
-                self.oracle.world.trees.insert(target, settled);
-                self.oracle.world.end_txn(id);
-                Ok(Effect::Event)
-            }
-        }
-    }
-
     /// Every kind of change must be refused in the past.
     fn write_past(&mut self, view: View, ino: Ino, what: u8) -> Check<()> {
         let engine = self.engine().clone();
@@ -868,7 +803,7 @@ impl Pair {
         Ok(())
     }
 
-    fn engine(&self) -> &Arc<Engine> {
+    pub fn engine(&self) -> &Arc<Engine> {
         self.engine.as_ref().expect("opened")
     }
 
@@ -923,7 +858,7 @@ impl Pair {
     }
 
     /// Looks for damage in the database, and for inodes that nobody can reach.
-    fn check_store(&self) -> Check<()> {
+    pub fn check_store(&self) -> Check<()> {
         let store = self.engine().store();
         let findings = store.check().map_err(|error| error.to_string())?;
         ensure!(findings.is_empty(), "the store's check finds {findings:?}");
@@ -994,19 +929,19 @@ fn recorded_as(operation: &Operation) -> Option<Op> {
         Operation::Fork { .. } | Operation::RenameBranch { .. } | Operation::DropBranch { .. } => Op::Branch,
         Operation::Tag { .. } | Operation::Untag { .. } => Op::Tag,
         Operation::Begin { .. } => Op::Begin,
-        Operation::Commit { .. } => Op::Commit,
-        Operation::Rollback { .. } => Op::Rollback,
         _ => return None,
     })
 }
 
 /// What an operation did to the sequence of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Effect {
+pub enum Effect {
     /// Nothing that must be an event of its own.
     Nothing,
     /// An event of its own.
     Event,
+    /// An event of its own, of this kind.
+    Made(Op),
     /// Everything is written out.
     Cut,
 }
@@ -1021,7 +956,7 @@ fn show_bytes(bytes: &[u8]) -> String {
     format!("{} bytes, {first}..", bytes.len())
 }
 
-fn difference(before: &Tree, now: &Tree) -> String {
+pub fn difference(before: &Tree, now: &Tree) -> String {
     for (ino, node) in &before.nodes {
         match now.nodes.get(ino) {
             Some(other) if other == node => {}

@@ -1,19 +1,26 @@
 //! The reference file system, and random operations over it and the engine side by side.
 //!
 //! `STONE_MODEL_CASES` and `STONE_MODEL_OPS` set the number of runs and the length of each, for long
-//! runs; a failure prints its shortest form, which belongs into `regressions.rs` under a name.
+//! runs; a failure prints a short form, which belongs into `regressions.rs` under a name. With
+//! `STONE_MODEL_CHECK` everything is compared after every operation.
 
 mod acl;
 mod choose;
 mod content;
 mod harness;
+mod invert;
+mod merge;
+mod merging;
 mod native;
 mod observe;
 mod operation;
 mod oracle;
 mod regressions;
+mod tally;
+mod transacting;
 mod tree;
 mod txn;
+mod undoing;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -53,18 +60,54 @@ fn explore(share: usize, taste: Taste, run: fn(&[Operation]) -> Result<(), Strin
 fn explore_here(share: usize, taste: Taste, run: fn(&[Operation]) -> Result<(), String>) {
     let cases = from_environment("STONE_MODEL_CASES", 256) * share / 100;
     let length = from_environment("STONE_MODEL_OPS", 100);
-    let config =
-        Config { cases: cases.max(1) as u32, max_shrink_iters: 4000, failure_persistence: None, ..Config::default() };
+    let config = Config {
+        cases: cases.max(1) as u32,
+        max_shrink_iters: 0,
+        failure_persistence: None,
+        verbose: 0,
+        ..Config::default()
+    };
     let operations = prop::collection::vec(operation::operation(taste), 1..2 * length);
     let result = TestRunner::new(config).run(&operations, |operations| run(&operations).map_err(TestCaseError::fail));
     match result {
         Ok(()) => {}
         Err(TestError::Fail(reason, operations)) => {
+            let (operations, reason) = shrink(operations, reason.to_string(), run);
             let lines: Vec<String> = operations.iter().map(|operation| format!("        {operation:?},\n")).collect();
             panic!("{reason}\n{}", lines.concat());
         }
         Err(TestError::Abort(reason)) => panic!("{reason}"),
     }
+}
+
+/// Leaves operations out, many at once first, for as long as what is left fails.
+fn shrink(
+    mut operations: Vec<Operation>,
+    mut reason: String,
+    run: fn(&[Operation]) -> Result<(), String>,
+) -> (Vec<Operation>, String) {
+    let mut runs = from_environment("STONE_MODEL_SHRINK", 1000);
+    let mut chunk = operations.len() / 2;
+    while chunk > 0 && runs > 0 {
+        let mut end = operations.len();
+        let before = end;
+        while end > 0 && runs > 0 {
+            let start = end.saturating_sub(chunk);
+            let mut fewer = operations.clone();
+            fewer.drain(start..end);
+            runs -= 1;
+            let failed =
+                std::panic::catch_unwind(|| run(&fewer)).unwrap_or_else(|_| Err(String::from("a panic, see above")));
+            if let Err(error) = failed {
+                (operations, reason) = (fewer, error);
+            }
+            end = start;
+        }
+        if chunk > 1 || operations.len() == before {
+            chunk /= 2;
+        }
+    }
+    (operations, reason)
 }
 
 fn with_ample_memory(operations: &[Operation]) -> Result<(), String> {
@@ -75,7 +118,8 @@ fn with_little_memory(operations: &[Operation]) -> Result<(), String> {
     harness::run(Memory::Little, operations)
 }
 
-const EVERYTHING: Taste = Taste { names: 30, attributes: 15, contents: 30, history: 10, transactions: 4, ends: 3 };
+const EVERYTHING: Taste =
+    Taste { names: 30, attributes: 15, contents: 30, history: 10, transactions: 4, merges: 4, ends: 3 };
 
 #[test]
 fn random_operations_of_every_kind_agree_with_the_reference() {
@@ -91,7 +135,7 @@ fn random_operations_with_little_memory_agree_with_the_reference() {
 fn random_changes_of_names_agree_with_the_reference() {
     explore(
         25,
-        Taste { names: 70, attributes: 8, contents: 6, history: 8, transactions: 3, ends: 2 },
+        Taste { names: 70, attributes: 8, contents: 6, history: 8, transactions: 3, merges: 0, ends: 2 },
         with_ample_memory,
     );
 }
@@ -100,7 +144,7 @@ fn random_changes_of_names_agree_with_the_reference() {
 fn random_changes_of_contents_agree_with_the_reference() {
     explore(
         25,
-        Taste { names: 10, attributes: 8, contents: 70, history: 6, transactions: 3, ends: 3 },
+        Taste { names: 10, attributes: 8, contents: 70, history: 6, transactions: 3, merges: 0, ends: 3 },
         with_little_memory,
     );
 }
@@ -109,19 +153,30 @@ fn random_changes_of_contents_agree_with_the_reference() {
 fn random_walks_through_history_agree_with_the_reference() {
     explore(
         25,
-        Taste { names: 25, attributes: 10, contents: 20, history: 40, transactions: 4, ends: 4 },
+        Taste { names: 25, attributes: 10, contents: 20, history: 40, transactions: 4, merges: 0, ends: 4 },
         with_ample_memory,
     );
 }
 
 #[test]
 fn random_transactions_agree_with_the_reference() {
-    let taste = Taste { names: 50, attributes: 15, contents: 20, history: 5, transactions: 20, ends: 2 };
+    let taste = Taste { names: 50, attributes: 15, contents: 20, history: 5, transactions: 20, merges: 0, ends: 2 };
     explore(50, taste, with_ample_memory);
+}
+
+#[test]
+fn random_merges_agree_with_the_reference() {
+    let taste = Taste { names: 40, attributes: 8, contents: 20, history: 8, transactions: 4, merges: 30, ends: 2 };
+    explore(25, taste, with_ample_memory);
+    eprintln!("{:?}", tally::counted());
 }
 
 /// Needs root, as the reference's caller is: others may not make devices or change owners.
 #[test]
 fn the_reference_agrees_with_a_real_directory() {
-    explore(50, Taste { names: 40, attributes: 20, contents: 40, history: 0, transactions: 0, ends: 0 }, native::run);
+    explore(
+        50,
+        Taste { names: 40, attributes: 20, contents: 40, history: 0, transactions: 0, merges: 0, ends: 0 },
+        native::run,
+    );
 }

@@ -55,6 +55,7 @@ pub fn run(operations: &[Operation]) -> Check<()> {
         body: Body::Dir { parent: Ino::ROOT, entries: BTreeMap::new() },
         version: 0,
         attrs: 0,
+        replaced: Vec::new(),
         earlier: Vec::new(),
     };
     let mut native = Native { root, oracle: Oracle::new(node, Seq(1)), files: BTreeMap::new(), next: 1 };

@@ -101,6 +101,7 @@ pub fn observe(engine: &Engine, view: View, pages: &dyn Fn(Ino) -> BTreeSet<u64>
             body,
             version: 0,
             attrs: 0,
+            replaced: Vec::new(),
             earlier: Vec::new(),
         };
         seen.tree.nodes.insert(ino, node);
@@ -133,12 +134,22 @@ fn read_content(engine: &Engine, view: View, attr: &Attr, mut pages: BTreeSet<u6
     Ok(content)
 }
 
+/// What may differ because it follows from how a change was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Derived {
+    Nothing,
+    /// Access and change times.
+    Times,
+    /// All times, and what a write takes away beside: capabilities, setuid and setgid.
+    Writes,
+}
+
 /// How a tree is compared.
 pub struct Rules<'a> {
     /// Whether directories' times must agree.
     pub dir_times: bool,
-    /// Whether what a merge decides by itself may differ: times, and what a write takes away beside.
-    pub merged: bool,
+    /// What may differ because it follows from how a change was made.
+    pub derived: Derived,
     /// How exactly a file's content must agree.
     pub exactness: &'a dyn for<'n> Fn(&'n Node) -> Exactness<'n>,
     /// Other states of an inode whose attributes it may show.
@@ -161,6 +172,7 @@ pub fn settle(expected: &Tree, seen: &Seen, rules: &Rules<'_>) -> Check<Tree> {
             .map_err(|error| format!("inode {ino} ({}): {error}", show_paths(expected, ino)))?;
         node.version = expected.nodes[&ino].version;
         node.attrs = expected.nodes[&ino].attrs;
+        node.replaced = expected.nodes[&ino].replaced.clone();
         settled.nodes.insert(ino, node);
     }
     Ok(settled)
@@ -205,17 +217,17 @@ fn settle_node(expected: &Tree, ino: Ino, seen: &Seen, rules: &Rules<'_>) -> Che
     let holes = attr.size.div_ceil(512);
     ensure!(attr.blocks <= holes.next_multiple_of(256), "{} blocks for {} bytes", attr.blocks, attr.size);
     let times = want.kind != Kind::Dir || rules.dir_times;
-    let exact = exact && !rules.merged;
-    if let Err(error) = same_attributes(want, have, exact, times) {
+    let derived = if exact { rules.derived } else { Derived::Writes };
+    if let Err(error) = same_attributes(want, have, derived, times) {
         let others = (rules.sharing)(ino);
-        if !others.iter().any(|other| same_attributes(other, have, exact, times).is_ok()) {
+        if !others.iter().any(|other| same_attributes(other, have, derived, times).is_ok()) {
             return Err(error);
         }
     }
     let capability = &b"security.capability"[..];
     ensure!(
         have.xattrs == want.xattrs
-            || (rules.merged
+            || (rules.derived == Derived::Writes
                 && have
                     .xattrs
                     .iter()
@@ -234,10 +246,10 @@ fn show_xattrs(node: &Node) -> String {
     shown.collect::<Vec<_>>().join(" ")
 }
 
-fn same_attributes(want: &Node, have: &Node, exact: bool, times: bool) -> Check<()> {
+fn same_attributes(want: &Node, have: &Node, derived: Derived, times: bool) -> Check<()> {
     ensure!(have.kind == want.kind, "kind is {:?}, must be {:?}", have.kind, want.kind);
     // Writes that are not sealed yet may have cleared these two or not.
-    let mask = if exact { 0o7777 } else { 0o1777 };
+    let mask = if derived == Derived::Writes { 0o1777 } else { 0o7777 };
     ensure!(have.perm & mask == want.perm & mask, "mode is {:o}, must be {:o}", have.perm, want.perm);
     ensure!(
         (have.uid, have.gid) == (want.uid, want.gid),
@@ -249,11 +261,13 @@ fn same_attributes(want: &Node, have: &Node, exact: bool, times: bool) -> Check<
     );
     ensure!(have.rdev == want.rdev, "rdev is {}, must be {}", have.rdev, want.rdev);
     ensure!(have.btime == want.btime, "btime is {:?}, must be {:?}", have.btime, want.btime);
-    if exact {
+    if derived == Derived::Nothing {
         ensure!(have.atime == want.atime, "atime is {:?}, must be {:?}", have.atime, want.atime);
     }
-    if exact && times {
+    if derived != Derived::Writes && times {
         ensure!(have.mtime == want.mtime, "mtime is {:?}, must be {:?}", have.mtime, want.mtime);
+    }
+    if derived == Derived::Nothing && times {
         ensure!(have.ctime == want.ctime, "ctime is {:?}, must be {:?}", have.ctime, want.ctime);
     }
     Ok(())

@@ -197,12 +197,53 @@ pub enum Operation {
     Begin {
         branch: u8,
         run: bool,
+        serializable: bool,
+    },
+    /// Reads something in a serializable transaction.
+    Learn {
+        txn: u8,
+        at: Place,
+        what: u8,
     },
     Commit {
         txn: u8,
     },
     Rollback {
         txn: u8,
+    },
+    Merge {
+        from: u8,
+        back: Option<u8>,
+        into: u8,
+        strategy: u8,
+        keep: bool,
+    },
+    /// Decides conflicts of a merge that waits.
+    Resolve {
+        txn: u8,
+        conflict: u8,
+        all: bool,
+        how: u8,
+    },
+    Undo {
+        branch: u8,
+        what: u8,
+        back: u8,
+        force: bool,
+    },
+    Redo {
+        branch: u8,
+        force: bool,
+    },
+    Restore {
+        on: Target,
+        from: Option<u8>,
+        back: u8,
+    },
+    RollbackTo {
+        branch: u8,
+        from: Option<u8>,
+        back: u8,
     },
     Seal {
         branch: Option<u8>,
@@ -222,6 +263,7 @@ pub struct Taste {
     pub contents: u32,
     pub history: u32,
     pub transactions: u32,
+    pub merges: u32,
     pub ends: u32,
 }
 
@@ -375,9 +417,25 @@ pub fn operation(taste: Taste) -> impl Strategy<Value = Operation> {
         1 => Just(Flush),
     ];
     let transactions = prop_oneof![
-        4 => (branch(), prop::bool::weighted(0.2)).prop_map(|(branch, run)| Begin { branch, run }),
+        4 => (branch(), prop::bool::weighted(0.2), any::<bool>())
+            .prop_map(|(branch, run, serializable)| Begin { branch, run, serializable }),
+        2 => (0..4u8, place(), 0..5u8).prop_map(|(txn, at, what)| Learn { txn, at, what }),
         3 => (0..4u8).prop_map(|txn| Commit { txn }),
         1 => (0..4u8).prop_map(|txn| Rollback { txn }),
+    ];
+    let back = || prop_oneof![2 => 0..12u8, 1 => any::<u8>()];
+    let merges = prop_oneof![
+        8 => (0..5u8, prop::option::weighted(0.25, back()), 0..5u8, 0..6u8, any::<bool>())
+            .prop_map(|(from, back, into, strategy, keep)| Merge { from, back, into, strategy, keep }),
+        3 => (0..4u8, any::<u8>(), any::<bool>(), 0..5u8)
+            .prop_map(|(txn, conflict, all, how)| Resolve { txn, conflict, all, how }),
+        4 => (branch(), 0..4u8, back(), prop::bool::weighted(0.2))
+            .prop_map(|(branch, what, back, force)| Undo { branch, what, back, force }),
+        2 => (branch(), prop::bool::weighted(0.2)).prop_map(|(branch, force)| Redo { branch, force }),
+        2 => (target(), prop::option::weighted(0.3, branch()), back())
+            .prop_map(|(on, from, back)| Restore { on, from, back }),
+        1 => (branch(), prop::option::weighted(0.3, branch()), back())
+            .prop_map(|(branch, from, back)| RollbackTo { branch, from, back }),
     ];
     let ends = prop_oneof![2 => Just(Sync), 1 => Just(Reopen), 2 => Just(Crash)];
     let tick = prop_oneof![Just(0i64), Just(1), Just(1_000), Just(1_000_000_000), Just(-500), Just(-3_000_000_000)];
@@ -387,6 +445,7 @@ pub fn operation(taste: Taste) -> impl Strategy<Value = Operation> {
         taste.contents => contents,
         taste.history => history,
         taste.transactions => transactions,
+        taste.merges => merges,
         taste.ends => ends,
         8 => tick.prop_map(|nanos| Tick { nanos }),
         4 => Just(Check),

@@ -6,6 +6,7 @@ use stonefs::engine::{Fallocate, Handle};
 use stonefs::types::{At, BranchId, Caller, Ino, Seq, SetAttr, Timestamp, TxnId, View};
 
 use crate::content::Content;
+use crate::merge::Made;
 use crate::tree::{Body, Node, Outcome, Tree};
 use crate::txn::Txn;
 
@@ -26,6 +27,21 @@ pub struct World {
     pub tags: BTreeMap<Vec<u8>, View>,
     /// Transactions that can still change.
     pub txns: BTreeMap<TxnId, Txn>,
+    /// Merges that were made.
+    pub merges: Vec<Made>,
+    /// Inode numbers that merges found to be one thing.
+    pub same: Vec<(Ino, Ino)>,
+    /// What became visible in one step, by its event.
+    pub commits: BTreeMap<Seq, Commit>,
+}
+
+/// A transaction that became visible.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    pub txn: TxnId,
+    pub target: BranchId,
+    /// The events that it took back (true) or brought back (false).
+    pub inverts: Option<(bool, Vec<Seq>)>,
 }
 
 /// The world after one operation.
@@ -77,7 +93,7 @@ impl Oracle {
             trees: BTreeMap::from([(BranchId::MAIN, Tree::new(root))]),
             branches: BTreeMap::from([(BranchId::MAIN, main)]),
             tags: BTreeMap::new(),
-            txns: BTreeMap::new(),
+            ..World::default()
         };
         let steps = vec![Step { point, world: world.clone(), cut: true }];
         Oracle { world, steps, sealed: BTreeMap::new(), handles: BTreeMap::new(), durable: point }
@@ -115,7 +131,7 @@ impl Oracle {
     /// The state of a branch just after an event.
     pub fn past(&self, branch: BranchId, seq: Seq) -> Option<&Tree> {
         if let Some((parent, base)) = self.world.branches.get(&branch)?.base
-            && seq < base
+            && seq <= base
         {
             return self.past(parent, seq);
         }
@@ -315,6 +331,48 @@ impl Oracle {
             self.wrote(to);
         }
         Ok(count)
+    }
+
+    /// Copies are made chunk by chunk, as writes of one opener. Where memory is short a version may be made after any
+    /// of them; it belongs to the event of the writes before.
+    pub fn copied_in_parts(
+        &mut self,
+        (from, from_offset): (Handle, u64),
+        (to, to_offset): (Handle, u64),
+        length: u64,
+        (before, after): (Seq, Seq),
+    ) {
+        const CHUNK: u64 = 128 << 10;
+        let (Ok(source), Ok(open)) = (self.content_of(from), self.handle(to).cloned()) else { return };
+        let count = length.min(source.size().saturating_sub(from_offset));
+        let Some(mut last) = self.steps.last().cloned() else { return };
+        let node = last.world.trees.get_mut(&open.view.branch).and_then(|tree| tree.nodes.get_mut(&open.ino));
+        let Some(node) = node else { return };
+        let Some(mut content) = node.file().cloned() else { return };
+        let mut parts = Vec::new();
+        let mut done = 0;
+        while done < count && parts.len() < 100 {
+            let step = (CHUNK - (from_offset + done) % CHUNK).min(count - done);
+            let at = to_offset + done;
+            if content.size() < at + step {
+                content.resize(at + step);
+            }
+            content.zero(at, at + step);
+            content.copy_from(&source, from_offset + done, at, step);
+            parts.push(content.clone());
+            done += step;
+        }
+        if !node.earlier.is_empty() {
+            node.earlier.extend(parts.iter().cloned());
+            *self.steps.last_mut().expect("it was there") = last.clone();
+        }
+        if after.0 > before.0 + 1 {
+            let tree = last.world.trees.get_mut(&open.view.branch).expect("it was there");
+            let node = tree.nodes.get_mut(&open.ino).expect("it was there");
+            node.version = crate::tree::fresh();
+            node.earlier.extend(parts);
+            self.steps.push(Step { point: before.next(), world: last.world, cut: false });
+        }
     }
 
     /// Changes attributes; a size set without a handle is a change of its own.

@@ -91,3 +91,65 @@ fn regression_copies_stay_within_one_view() {
         Check,
     ]);
 }
+
+#[test]
+fn regression_what_a_rollback_brings_back_outlives_those_who_have_it_open() {
+    check(&[
+        create(0, 0),
+        Save { at: at(4, 160), length: 7, seed: 52 },
+        RollbackTo { branch: 0, from: Some(3), back: 1 },
+        Release { handle: 3 },
+        Reopen,
+    ]);
+}
+
+#[test]
+fn regression_an_attribute_set_right_after_a_creation_is_a_change_of_its_own() {
+    check(&[
+        create(0, 1),
+        SetAcl { on: on(1), default: false, perms: 0, named: Some(0), broken: false },
+        Undo { branch: 0, what: 0, back: 1, force: false },
+        Check,
+    ]);
+}
+
+#[test]
+fn regression_a_strategy_decides_what_deciding_brings_about() {
+    let branched = |branch, dir, name| Place { branch, dir, name };
+    check(&[
+        Fork { branch: 2, back: None, name: 4 },
+        Mkdir { at: branched(1, 2, 129), mode: 420, umask: 18, who: 2 },
+        Create { at: branched(0, 5, 4), mode: 416, umask: 0, flags: 1, who: 0 },
+        Merge { from: 1, back: None, into: 2, strategy: 4, keep: true },
+        Save { at: branched(1, 1, 4), length: 2, seed: 30 },
+        Merge { from: 0, back: Some(3), into: 1, strategy: 5, keep: false },
+        Check,
+    ]);
+}
+
+#[test]
+fn regression_an_undo_leaves_what_was_restored_meanwhile_as_it_is() {
+    check(&[
+        Mknod { at: at(0, 3), kind: 3, mode: 420, umask: 23, rdev: 657, who: 1 },
+        Setxattr { on: on(1), name: 0, value: 5, mode: 0 },
+        Restore { on: on(0), from: None, back: 3 },
+        Restore { on: on(1), from: None, back: 2 },
+        Undo { branch: 0, what: 2, back: 1, force: false },
+        Check,
+    ]);
+}
+
+#[test]
+fn regression_half_a_merge_does_not_outlive_a_crash() {
+    let other = |branch| Target { branch, node: 0 };
+    check(&[
+        create(0, 0),
+        Fork { branch: 0, back: None, name: 1 },
+        Chmod { on: other(0), mode: 0o711, who: 0 },
+        Chmod { on: other(1), mode: 0o700, who: 0 },
+        Sync,
+        Merge { from: 1, back: None, into: 0, strategy: 0, keep: true },
+        Crash,
+        Check,
+    ]);
+}

@@ -3,7 +3,7 @@
 //! Calls that fail return every errno that applies: where two rules are broken at once the order in
 //! which an implementation looks at them is its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use stonefs::engine::{Fallocate, RenameMode, XattrMode};
@@ -49,6 +49,8 @@ pub struct Node {
     pub version: u64,
     /// The number of this state of mode, owner, xattrs and times set explicitly.
     pub attrs: u64,
+    /// The files whose names it took by being renamed over them, the newest first, with those that they had replaced.
+    pub replaced: Vec<Ino>,
     /// Contents since the last sealed one (that one included) that a past state may show instead of `body`.
     pub earlier: Vec<Content>,
 }
@@ -62,7 +64,7 @@ pub struct Tree {
 }
 
 /// Numbers a state that has not been before.
-fn fresh() -> u64 {
+pub fn fresh() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
     LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
@@ -100,6 +102,20 @@ fn name_faults(name: &[u8], faults: &mut Faults) {
     if name == b"." || name == b".." {
         // Each call has a word of its own for these.
         faults.0.extend([libc::EEXIST, libc::ENOTEMPTY, libc::EBUSY]);
+    }
+}
+
+impl Node {
+    /// Numbers content and attributes anew where they differ from what the inode was.
+    pub fn stamp(&mut self, old: Option<&Node>) {
+        let same_content = old.is_some_and(|old| (&old.body, old.rdev) == (&self.body, self.rdev));
+        let same_attributes = old.is_some_and(|old| {
+            (old.perm, old.uid, old.gid, &old.xattrs) == (self.perm, self.uid, self.gid, &self.xattrs)
+        });
+        let number = |same: bool, old: Option<u64>| old.filter(|_| same).unwrap_or_else(fresh);
+        self.version = number(same_content || self.kind == Kind::Dir, old.map(|old| old.version));
+        self.attrs = number(same_attributes, old.map(|old| old.attrs));
+        self.earlier.clear();
     }
 }
 
@@ -145,6 +161,20 @@ impl Tree {
     /// Whether an inode can be reached by a name.
     pub fn is_named(&self, ino: Ino) -> bool {
         ino == Ino::ROOT || self.is_dir(ino) || self.nlink(ino) > 0
+    }
+
+    /// The directories that the root leads to.
+    pub fn reachable(&self) -> BTreeSet<Ino> {
+        let mut reached = BTreeSet::new();
+        let mut waiting = vec![Ino::ROOT];
+        while let Some(dir) = waiting.pop() {
+            if let Ok(entries) = self.entries(dir)
+                && reached.insert(dir)
+            {
+                waiting.extend(entries.values());
+            }
+        }
+        reached
     }
 
     /// Counts names by looking at all of them.
@@ -277,6 +307,7 @@ impl Tree {
             body,
             version: 0,
             attrs: 0,
+            replaced: Vec::new(),
             earlier: Vec::new(),
         };
         self.nodes.insert(birth.ino, node);
@@ -429,6 +460,11 @@ impl Tree {
                 self.nodes.remove(&target);
             } else {
                 self.get(target).ctime = now;
+                if [source, target].iter().all(|ino| self.nodes[ino].kind == Kind::File) {
+                    let mut replaced = vec![target];
+                    replaced.extend_from_slice(&self.nodes[&target].replaced);
+                    self.get(source).replaced = replaced;
+                }
                 self.reap(target);
             }
         }

@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use stonefs::types::{BranchId, Ino, TxnId};
 
+use stonefs::version::readset::ReadSet;
+
+use crate::merge::Waiting;
 use crate::oracle::{Oracle, World};
 use crate::tree::{Body, Tree};
 
@@ -19,6 +22,42 @@ pub struct Txn {
     pub base: Arc<Tree>,
     /// Whether the end of the daemon rolls it back.
     pub run: bool,
+    /// What it has read, where that is validated.
+    pub reads: Option<ReadSet>,
+    /// The merge whose conflicts it waits for.
+    pub merge: Option<Waiting>,
+}
+
+/// Lists what a transaction has read and would read otherwise on the present head.
+pub fn stale(reads: &ReadSet, base: &Tree, head: &Tree) -> Vec<String> {
+    let mut found = Vec::new();
+    for (dir, name) in &reads.entries {
+        let entry = |tree: &Tree| tree.entries(*dir).ok().and_then(|entries| entries.get(name.as_bytes()).copied());
+        if base.is_dir(*dir) && entry(base) != entry(head) {
+            found.push(format!("{name:?} in {dir} was looked up"));
+        }
+    }
+    for dir in reads.listings.iter().filter(|dir| base.is_dir(**dir)) {
+        if base.entries(*dir).ok() != head.entries(*dir).ok() {
+            found.push(format!("{dir} was listed"));
+        }
+    }
+    let named = |tree: &'_ Tree, ino: Ino| tree.nodes.contains_key(&ino) && tree.is_named(ino);
+    for &ino in reads.contents.iter().filter(|ino| named(base, **ino)) {
+        if !named(head, ino) || base.nodes[&ino].version != head.nodes[&ino].version {
+            found.push(format!("{ino} was read"));
+        }
+    }
+    for &ino in reads.attrs.iter().filter(|ino| named(base, **ino)) {
+        let seen = |tree: &Tree| {
+            let node = &tree.nodes[&ino];
+            (node.attrs, (!tree.is_dir(ino)).then(|| (node.version, tree.nlink(ino))))
+        };
+        if !named(head, ino) || seen(base) != seen(head) {
+            found.push(format!("the attributes of {ino} were read"));
+        }
+    }
+    found
 }
 
 type Place = (Ino, Vec<u8>);

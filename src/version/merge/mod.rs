@@ -18,7 +18,7 @@ use super::state::{State, snapshot};
 use super::txn::{self, apply_at, draft};
 use crate::engine::{Engine, EventDraft, FsError};
 use crate::store::{MergeRow, Mutation, ReadTxn, TxnKind, TxnRow, TxnState};
-use crate::types::{At, BranchId, Caller, Ino, Op, Seq, Timestamp, TxnId, View};
+use crate::types::{At, BranchId, Caller, Ino, Kind, Op, Seq, Timestamp, TxnId, View};
 
 /// How often a merge is tried beside running writers before it holds them for a moment.
 const ATTEMPTS: u32 = 2;
@@ -214,17 +214,15 @@ fn wait(
     caller: &Caller,
 ) -> Result<TxnId> {
     let hidden = engine.fork(None, View::as_of(target, point), caller)?;
-    let row = new_row(engine, hidden.id, target, point, &detail, options, caller);
+    let row =
+        TxnRow { state: TxnState::Conflicted, ..new_row(engine, hidden.id, target, point, &detail, options, caller) };
     let id = row.id;
-    engine.update_txn(row, draft(Op::Begin, id), caller)?;
-    let mutations = plan.changes.mutations()?;
-    engine.apply(hidden.id, mutations, draft(Op::Merge, id), &mut |_| Ok(()), caller)?;
-    let row = TxnRow { state: TxnState::Conflicted, ..txn::find(engine, id)? };
-    engine.update_txn(
-        row,
-        EventDraft { new: Some(format!("T{id} conflict").into_bytes()), ..draft(Op::Merge, id) },
-        caller,
-    )?;
+    let draft = EventDraft { new: Some(format!("T{id} conflict").into_bytes()), ..draft(Op::Merge, id) };
+    // The transaction and what it holds come in one step: half of a merge must never be there to be committed.
+    let mut mutations = plan.changes.mutations()?;
+    mutations.push(Mutation::Txn(Box::new(row)));
+    engine.apply(hidden.id, mutations, draft.clone(), &mut |_| Ok(()), caller)?;
+    engine.record(target, draft, Vec::new(), caller)?;
     Ok(id)
 }
 
@@ -394,7 +392,7 @@ fn put_file<'t>(changes: &mut Changeset<'t>, things: &Things<'t>, conflict: &Con
     for triple in &conflict.ids {
         for ino in [triple.ours, triple.theirs, triple.base].into_iter().flatten() {
             if changes.alive(ino)? {
-                return changes.content(ino, Source::Bytes(bytes.to_vec()));
+                return put_bytes(changes, ino, bytes);
             }
         }
     }
@@ -403,10 +401,18 @@ fn put_file<'t>(changes: &mut Changeset<'t>, things: &Things<'t>, conflict: &Con
     take::take(changes, things, side, conflict)?;
     for ino in conflict.ids.iter().flat_map(|triple| [triple.theirs, triple.base]).flatten() {
         if changes.alive(ino)? {
-            return changes.content(ino, Source::Bytes(bytes.to_vec()));
+            return put_bytes(changes, ino, bytes);
         }
     }
     Err(VersionError::new(ErrorKind::State, "there is no file to put the content into"))
+}
+
+fn put_bytes(changes: &mut Changeset<'_>, ino: Ino, bytes: &[u8]) -> Result<()> {
+    if changes.kind(ino)? == Some(Kind::File) {
+        return changes.content(ino, Source::Bytes(bytes.to_vec()));
+    }
+    Err(VersionError::new(ErrorKind::State, "what is in conflict there is no regular file")
+        .hint("resolve it with --ours or --theirs"))
 }
 
 /// Whether everything that a branch changed is in another undropped branch.

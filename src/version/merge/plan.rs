@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::changeset::{Changeset, Fault, Source};
 use super::super::conflict::{Conflict, ConflictKind, Resolution, Side};
 use super::super::delta::InodeDelta;
-use super::super::error::Result;
+use super::super::error::{ErrorKind, Result, VersionError};
 use super::super::state::{Place, State, same_attrs, same_content};
 use super::super::text;
 use super::super::txn::side_of;
@@ -80,6 +80,10 @@ pub(crate) fn plan<'t>(
     merger.place()?;
     merger.mend()?;
     merger.settle()?;
+    if let Some(fault) = merger.changes.faults()?.first() {
+        let what = format!("the merge would break the tree: {fault:?}");
+        return Err(VersionError::new(ErrorKind::State, what));
+    }
     let aliases = merger.things.aliases()?;
     Ok(Plan { changes: merger.changes, conflicts: merger.conflicts, aliases, any })
 }
@@ -132,9 +136,10 @@ impl<'t> Merger<'t> {
                 (Some((o, w)), Some((a, x)), None) => self.removed_by_theirs(thing, (o, &w), (a, &x))?,
                 (Some((o, w)), None, Some((b, y))) => self.removed_by_ours(thing, (o, &w), (b, &y))?,
                 (Some((o, w)), Some((a, x)), Some((b, y))) => {
-                    self.names(thing)?;
                     let (base, ours, theirs) =
                         ((self.things.base, o, &*w), (self.things.ours, a, &*x), (self.things.theirs, b, &*y));
+                    let changed = self.changed(base, ours)? || self.changed(base, theirs)?;
+                    self.names(thing, changed)?;
                     self.content(thing, base, ours, theirs)?;
                     self.attributes(thing, base, ours, theirs)?;
                 }
@@ -211,8 +216,8 @@ impl<'t> Merger<'t> {
         self.conflict(kind, &[thing])
     }
 
-    /// Names are sets: what either removed goes, what either added comes.
-    fn names(&mut self, thing: Ino) -> Result<()> {
+    /// Names are sets: what either removed goes, what either added comes. What was changed keeps one.
+    fn names(&mut self, thing: Ino, changed: bool) -> Result<()> {
         let base = self.things.names(Which::Base, thing)?;
         let ours = self.things.names(Which::Ours, thing)?;
         let theirs = self.things.names(Which::Theirs, thing)?;
@@ -227,6 +232,9 @@ impl<'t> Merger<'t> {
             let moved = !gained.is_empty() && !our_gain.is_empty();
             let kind = if moved { ConflictKind::RenameRename } else { ConflictKind::RenameDelete };
             return self.conflict(kind, &[thing]);
+        }
+        if changed && gained.is_empty() && ours.is_subset(&lost) {
+            return self.conflict(ConflictKind::ModifyDelete, &[thing]);
         }
         self.away.extend(lost.into_iter().filter(|place| ours.contains(place)).map(|place| (thing, place)));
         self.arrive(thing, gained.difference(&ours).cloned().collect());
@@ -354,8 +362,13 @@ impl<'t> Merger<'t> {
             self.changes.set(place, None)?;
         }
         for place in names {
-            if self.changes.entry(&place)?.is_none() {
-                self.changes.set(&place, Some((ino, row.kind)))?;
+            let occupant = self.changes.entry(&place)?.filter(|(other, _)| *other != ino);
+            self.changes.set(&place, Some((ino, row.kind)))?;
+            if let Some((other, kind)) = occupant {
+                // Something of theirs has come there meanwhile: it goes back too, or stays out.
+                let thing = self.things.thing(Which::Theirs, other);
+                self.collision(thing, kind, (ino, row.kind))?;
+                self.give_up(thing)?;
             }
         }
         Ok(())
@@ -493,16 +506,21 @@ impl<'t> Merger<'t> {
             Take::Theirs => Which::Theirs,
             Take::Base => Which::Base,
         };
-        let mut conflicts = std::mem::take(&mut self.conflicts);
-        for conflict in &mut conflicts {
-            if which != Which::Ours {
-                super::take::take(&mut self.changes, &self.things, which, conflict)?;
+        let mut decided: Vec<Conflict> = Vec::new();
+        // Deciding one may bring others about: they are decided alike, once; then the tree's rules have the last word.
+        while !self.conflicts.is_empty() {
+            for mut conflict in std::mem::take(&mut self.conflicts) {
+                if which != Which::Ours {
+                    super::take::take(&mut self.changes, &self.things, which, &conflict)?;
+                }
+                conflict.resolved = Some(if which == Which::Theirs { Resolution::Theirs } else { Resolution::Ours });
+                decided.push(conflict);
             }
-            conflict.resolved = Some(if which == Which::Theirs { Resolution::Theirs } else { Resolution::Ours });
+            self.mend()?;
+            let new = |c: &Conflict| !decided.iter().any(|known| known.kind == c.kind && known.ids == c.ids);
+            self.conflicts.retain(new);
         }
-        self.mend()?;
-        conflicts.append(&mut self.conflicts);
-        self.conflicts = conflicts;
+        self.conflicts = decided;
         Ok(())
     }
 }

@@ -1,11 +1,11 @@
-//! Decides a conflict for one side: everything it is about becomes as that side has it.
+//! Decides a conflict for one side: what it is about becomes as that side has it, content, attributes or names.
 
 use std::collections::BTreeSet;
 
 use super::super::changeset::{Changeset, Source};
-use super::super::conflict::{Conflict, Triple};
+use super::super::conflict::{Conflict, ConflictKind, Triple};
 use super::super::error::Result;
-use super::super::state::{Place, same_content};
+use super::super::state::{Place, same_attrs, same_content};
 use super::ids::{Things, Which};
 use crate::types::{Ino, Kind};
 
@@ -19,17 +19,40 @@ pub(crate) fn take<'t>(
     let mut taker = Taker { changes, things, which };
     let mut sorted = Vec::new();
     for triple in &conflict.ids {
-        if let Some(thing) = taker.thing(triple) {
-            sorted.push((things.depth(which, thing)?, thing));
+        let Some(thing) = taker.thing(triple) else { continue };
+        let both = triple.ours.is_some() && triple.theirs.is_some();
+        let (content, attributes) = match conflict.kind {
+            ConflictKind::Content => (true, false),
+            ConflictKind::Attributes => (false, true),
+            ConflictKind::AddAdd if both => (true, true),
+            ConflictKind::AddAdd
+            | ConflictKind::ModifyDelete
+            | ConflictKind::RenameDelete
+            | ConflictKind::RenameRename
+            | ConflictKind::DirectoryFile
+            | ConflictKind::Type
+            | ConflictKind::DirectoryCycle
+            | ConflictKind::Entry
+            | ConflictKind::NotEmpty
+            | ConflictKind::Removed
+            | ConflictKind::Read => (false, false),
+        };
+        if content || attributes {
+            taker.versions(thing, content, attributes)?;
+        } else {
+            sorted.push((things.depth(which, thing)?, thing, !both || which == Which::Base));
         }
     }
     sorted.sort_unstable();
     let mut removed = Vec::new();
-    for (_, thing) in &sorted {
+    for (_, thing, _) in &sorted {
         removed.extend(taker.unlink(*thing)?);
     }
-    for (_, thing) in sorted {
+    for (_, thing, whole) in sorted {
         taker.put(thing)?;
+        if whole {
+            taker.versions(thing, true, true)?;
+        }
     }
     // Of directories that the side lacks, what is left goes too; what was moved out of them stays.
     for dir in removed {
@@ -81,25 +104,33 @@ impl<'t> Taker<'_, 't> {
         Ok(())
     }
 
-    /// Puts a thing where the side has it, as the side has it.
+    /// Gives a thing that both sides have the content and the attributes that one side has.
+    fn versions(&mut self, thing: Ino, content: bool, attributes: bool) -> Result<()> {
+        let state = self.things.state(self.which);
+        let Some(from) = self.things.actual(self.which, thing)? else { return Ok(()) };
+        let (Some(ino), Some(row)) = (self.present(thing)?, state.inode(from)?) else { return Ok(()) };
+        let Some(head) = self.changes.head.inode(ino)? else { return Ok(()) };
+        if content && row.kind != Kind::Dir && !same_content((state, from, &row), (self.changes.head, ino, &head))? {
+            self.changes.content(ino, Source::State(state, from))?;
+        }
+        if attributes && !same_attrs((state, from, &row), (self.changes.head, ino, &head))? {
+            self.changes.attrs(ino, state, from);
+        }
+        Ok(())
+    }
+
+    /// Puts a thing where the side has it; as the side has it where the receiver lacks it.
     fn put(&mut self, thing: Ino) -> Result<()> {
         let Some(from) = self.things.actual(self.which, thing)? else { return Ok(()) };
-        let ours = self.things.actual(Which::Ours, thing)?;
-        let kept = match ours {
+        let kept = match self.things.actual(Which::Ours, thing)? {
             Some(ino) => self.changes.head.inode(ino)?.is_some().then_some(ino),
             None => None,
         };
         let ino = kept.unwrap_or(from);
         let state = self.things.state(self.which);
         let Some(row) = state.inode(from)? else { return Ok(()) };
-        match self.changes.head.inode(ino)? {
-            Some(head) if kept.is_some() => {
-                if row.kind != Kind::Dir && !same_content((state, from, &row), (self.changes.head, ino, &head))? {
-                    self.changes.content(ino, Source::State(state, from))?;
-                }
-                self.changes.attrs(ino, state, from);
-            }
-            _ => self.changes.bring(ino, state, from)?,
+        if kept.is_none() {
+            self.changes.bring(ino, state, from)?;
         }
         for (parent, name) in state.names(from)? {
             if let Some(dir) = self.directory(self.things.thing(self.which, parent))? {

@@ -1,0 +1,62 @@
+//! Counts what random runs came to, so that a test can tell that it tried what it is there for.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! tallies {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What is counted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Tally {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Tally {
+            pub const ALL: &[Tally] = &[$(Tally::$name,)*];
+        }
+    };
+}
+
+tallies! {
+    /// Merges without conflicts.
+    Clean,
+    /// Merges that had nothing to do.
+    UpToDate,
+    /// Merges with conflicts that wait.
+    Conflicted,
+    /// Merges whose conflicts a strategy decided.
+    Decided,
+    /// Of these, merges of which the reference says only that they are a tree.
+    Loose,
+    /// Merges of states with two best common states.
+    CrissCross,
+    /// Of these, merges whose base the reference does not know.
+    Virtual,
+    /// Conflicts that were resolved by hand.
+    Resolved,
+    /// Changes that were taken back.
+    Undone,
+    /// Changes that could not be, because of what came later.
+    Refused,
+    /// Undone changes that were brought back.
+    Redone,
+    /// Paths that were restored.
+    Restored,
+    /// Branches that were rolled back to a state.
+    RolledBack,
+    /// Commits of transactions.
+    Committed,
+    /// Commits that conflicted.
+    Lost,
+    /// Commits of serializable transactions that had read what has changed.
+    Stale,
+}
+
+static COUNTS: [AtomicU64; Tally::ALL.len()] = [const { AtomicU64::new(0) }; Tally::ALL.len()];
+
+pub fn count(what: Tally) {
+    COUNTS[what as usize].fetch_add(1, Ordering::Relaxed);
+}
+
+pub fn counted() -> Vec<(Tally, u64)> {
+    Tally::ALL.iter().map(|&what| (what, COUNTS[what as usize].load(Ordering::Relaxed))).collect()
+}
