@@ -251,12 +251,16 @@ impl Gathered {
     }
 
     fn add(&mut self, group: &Group, hash_of: &dyn Fn(ChunkId) -> Result<ChunkHash>) -> Result<()> {
-        // Inodes whose last opener has left: they count as gone since they lost their name.
-        let released: HashSet<(BranchId, Ino)> = group
+        // Inodes whose last opener has left count as gone since they lost their name: this removal, which comes just
+        // before the word that nobody has them open, is none.
+        let released: HashSet<(BranchId, Ino, Seq)> = group
             .mutations
-            .iter()
-            .filter_map(|mutation| match mutation {
-                Mutation::Orphan { branch, ino, open: false } => Some((*branch, *ino)),
+            .windows(2)
+            .filter_map(|pair| match pair {
+                [
+                    Mutation::Inode { branch, at, ino, row: None },
+                    Mutation::Orphan { branch: of, ino: closed, open: false },
+                ] if (branch, ino) == (of, closed) => Some((*branch, *ino, *at)),
                 _ => None,
             })
             .collect();
@@ -267,7 +271,7 @@ impl Gathered {
                     let key = Key::Inode(*ino);
                     match row.as_deref().filter(|row| row.nlink > 0) {
                         Some(row) => put(&mut rows, key, *branch, *at, &Value::Inode(row)),
-                        None if row.is_none() && released.contains(&(*branch, *ino)) => {}
+                        None if row.is_none() && released.contains(&(*branch, *ino, *at)) => {}
                         None => remove(&mut rows, key, *branch, *at),
                     }
                 }
@@ -609,6 +613,15 @@ mod tests {
         assert_eq!(link(&chain, vec![inode(11, 1), inode(12, 0), orphan(true)]), at_once);
         assert_eq!(link(&chain, vec![inode(11, 1), inode(12, 0), orphan(true), later.clone(), orphan(false)]), at_once);
         assert!(chain.link(&group(vec![later, orphan(false)]), &|_| Ok([0; 32])).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_removal_of_what_was_brought_back_and_closed_is_one() {
+        let chain = chain();
+        let orphan = |open| Mutation::Orphan { branch: BranchId(1), ino: Ino(5), open };
+        let gone = Mutation::Inode { branch: BranchId(1), at: Seq(13), ino: Ino(5), row: None };
+        let without_note = link(&chain, vec![inode(11, 0), inode(12, 1), gone.clone()]);
+        assert_eq!(link(&chain, vec![inode(11, 0), orphan(true), inode(12, 1), orphan(false), gone]), without_note);
     }
 
     #[test]

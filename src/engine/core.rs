@@ -163,6 +163,12 @@ impl Core {
     pub fn recover(&mut self) -> Result<()> {
         let orphans = self.with_reader(|txn| txn.orphans())?;
         for (branch, ino) in orphans {
+            let lineage = self.lineage_of(View::live(branch))?;
+            // An undo may have brought it back, in a database of a program that did not note that here.
+            if self.with_reader(|txn| txn.inode(&lineage, ino))?.is_some_and(|row| row.nlink > 0) {
+                self.push(Mutation::Orphan { branch, ino, open: false });
+                continue;
+            }
             self.counters.seq = self.counters.seq.next();
             let at = self.counters.seq;
             self.push(Mutation::Inode { branch, at, ino, row: None });

@@ -1,6 +1,11 @@
 //! Diff, history, undo and restore.
 
-use stonefs::store::TxnKind;
+use std::path::Path;
+use std::sync::Arc;
+
+use stonefs::engine::Options;
+use stonefs::store::sqlite::SqliteStore;
+use stonefs::store::{InitOptions, Store, TxnKind};
 use stonefs::types::{BranchId, Op, Seq};
 use stonefs::version::conflict::ConflictKind as Kind;
 use stonefs::version::history::{self, LogOptions};
@@ -8,7 +13,7 @@ use stonefs::version::restore::{self, RestoreOutcome};
 use stonefs::version::undo::{self, UndoOutcome, UndoTarget};
 use stonefs::version::{ErrorKind, PathBytes, diff};
 
-use crate::world::{MAIN, World, kinds};
+use crate::world::{MAIN, START, World, kinds};
 
 #[test]
 fn a_diff_has_one_line_a_path() {
@@ -237,6 +242,76 @@ fn undo_brings_back_what_was_removed() {
     assert_eq!(w.ino(MAIN, "big").unwrap(), ino);
     assert_eq!(&*w.engine.getxattr(MAIN, ino, b"user.note").unwrap(), b"n");
     w.check();
+}
+
+/// A world over a file that the test keeps, in which nothing is written out until somebody waits for it.
+fn slow(path: &Path) -> World {
+    let store = if path.exists() {
+        SqliteStore::open(path)
+    } else {
+        SqliteStore::create(path, &InitOptions { now: START, uid: 0, gid: 0, settings: Vec::new() })
+    };
+    World::over(Arc::new(store.unwrap()), Options { group_ms: 600_000, ..Options::default() })
+}
+
+fn proven(w: &World) {
+    w.engine.sync().unwrap();
+    w.check();
+    let proof = stonefs::audit::verify(w.engine.store().read().unwrap().as_ref()).unwrap();
+    assert!(proof.findings.is_empty(), "{:#?}", proof.findings);
+}
+
+#[test]
+fn what_was_removed_while_it_was_open_and_is_brought_back_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("w.stone");
+    for (closed_first, flushed) in [(true, true), (true, false), (false, true), (false, false)] {
+        let w = slow(&path);
+        w.write(MAIN, "f", "1").unwrap();
+        let before = w.tree(MAIN);
+        let handle = w.engine.open_file(MAIN, w.ino(MAIN, "f").unwrap(), libc::O_RDWR, &w.caller).unwrap();
+        w.rm(MAIN, "f").unwrap();
+        if flushed {
+            w.engine.sync().unwrap();
+        }
+        if closed_first {
+            w.engine.release(handle).unwrap();
+        }
+        undone(&w, UndoTarget::Newest);
+        assert_eq!(w.tree(MAIN), before);
+        if !closed_first {
+            w.engine.release(handle).unwrap();
+        }
+        proven(&w);
+        w.engine.abandon();
+        drop(w);
+        let w = slow(&path);
+        w.engine.sync().unwrap();
+        assert_eq!(w.tree(MAIN), before, "closed first: {closed_first}, flushed: {flushed}");
+        w.rm(MAIN, "f").unwrap();
+        proven(&w);
+        w.engine.close().unwrap();
+    }
+}
+
+#[test]
+fn a_file_with_a_name_survives_a_note_that_it_was_removed_while_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("w.stone");
+    let w = slow(&path);
+    w.write(MAIN, "f", "1").unwrap();
+    let (before, ino) = (w.tree(MAIN), w.ino(MAIN, "f").unwrap());
+    w.engine.close().unwrap();
+    drop(w);
+    let conn = rusqlite::Connection::open(&path).unwrap();
+    conn.execute("INSERT INTO orphan (branch, ino) VALUES (?1, ?2)", [BranchId::MAIN.0 as i64, ino.0 as i64]).unwrap();
+    drop(conn);
+    let w = slow(&path);
+    proven(&w);
+    assert_eq!(w.tree(MAIN), before);
+    w.engine.close().unwrap();
+    drop(w);
+    assert!(SqliteStore::open(&path).unwrap().read().unwrap().orphans().unwrap().is_empty());
 }
 
 fn restore(w: &World, path: &str, at: stonefs::types::View) -> RestoreOutcome {
