@@ -181,16 +181,22 @@ pub(super) fn put_txn(conn: &Connection, row: &TxnRow) -> Result<()> {
     Ok(())
 }
 
+fn merge(row: &Row<'_>) -> Result<MergeRow> {
+    Ok(MergeRow {
+        target: codec::branch(row, 0)?,
+        seq: codec::seq(row, 1)?,
+        source: codec::branch(row, 2)?,
+        source_seq: codec::seq(row, 3)?,
+    })
+}
+
 pub(super) fn merges(conn: &Connection, target: BranchId) -> Result<Vec<MergeRow>> {
     let sql = "SELECT target, seq, source, source_seq FROM merge WHERE target=?1 ORDER BY seq, source";
-    collect(conn, sql, [codec::int(target.0)], |row| {
-        Ok(MergeRow {
-            target: codec::branch(row, 0)?,
-            seq: codec::seq(row, 1)?,
-            source: codec::branch(row, 2)?,
-            source_seq: codec::seq(row, 3)?,
-        })
-    })
+    collect(conn, sql, [codec::int(target.0)], merge)
+}
+
+pub(super) fn all_merges(conn: &Connection) -> Result<Vec<MergeRow>> {
+    collect(conn, "SELECT target, seq, source, source_seq FROM merge ORDER BY target, seq, source", [], merge)
 }
 
 pub(super) fn put_merge(conn: &Connection, row: &MergeRow) -> Result<()> {

@@ -61,10 +61,7 @@ impl Plan {
         }
         dead.extend(Plan::left_behind(conn, &rows, &transactions, request.before)?);
         dead.sort_unstable();
-        let mut merges = Vec::new();
-        for id in rows.keys() {
-            merges.extend(lines::merges(conn, *id)?);
-        }
+        let merges = lines::all_merges(conn)?;
         let tags = lines::tags(conn)?;
         let all = Lines::new(&rows, &merges);
         let parents = rows.values().filter_map(|row| Some((row.id, (row.parent?, row.base)))).collect();
@@ -332,12 +329,19 @@ pub(super) fn prune(store: &SqliteStore, request: &Prune) -> Result<Pruned> {
     }
     let mut pruned = Pruned { before: request.before, ..Pruned::default() };
     step(store, |writer| ledger::put_setting(&writer.conn, SETTING, Some(request.before.0.to_string().as_bytes())))?;
+    let mut made: Option<(u64, Plan)> = None;
     for table in &TABLES {
         let mut next = Some(table.start());
         while let Some(after) = next {
-            // The plan is made anew for each slice: a branch may have been forked in between.
-            let (rows, stopped) =
-                step(store, |writer| table.slice(&writer.conn, &Plan::of(&writer.conn, &request)?, &after, true))?;
+            let (rows, stopped) = step(store, |writer| {
+                // A branch may have been forked since the last slice.
+                let plan = match made.take() {
+                    Some((lines, plan)) if lines == writer.lines => plan,
+                    _ => Plan::of(&writer.conn, &request)?,
+                };
+                let (_, plan) = made.insert((writer.lines, plan));
+                table.slice(&writer.conn, plan, &after, true)
+            })?;
             pruned.rows += rows;
             next = stopped;
         }

@@ -32,6 +32,8 @@ pub(super) struct Writer {
     begun: bool,
     /// SQLite's counter of other connections' commits, as of our last transaction.
     foreign: i64,
+    /// How often branches, tags, transactions or merges were changed.
+    pub(super) lines: u64,
     /// Parent and base of every branch.
     branches: BTreeMap<BranchId, (Option<BranchId>, Seq)>,
     /// No row of this inode or of one above exists.
@@ -49,6 +51,7 @@ impl Writer {
             snapshots,
             begun: false,
             foreign: 0,
+            lines: 0,
             branches: BTreeMap::new(),
             fresh: Ino::ROOT,
             paths: Paths::new(),
@@ -68,6 +71,7 @@ impl Writer {
     }
 
     fn remember(&mut self) -> Result<()> {
+        self.lines += 1;
         self.branches = lines::branches(&self.conn)?.into_iter().map(|row| (row.id, (row.parent, row.base))).collect();
         // Whoever follows parents relies on it that they end.
         if let Some((id, _)) =
@@ -169,6 +173,14 @@ impl Writer {
             {
                 touched::note(&self.conn, branch, at, ino, name)?;
             }
+            self.lines += u64::from(matches!(
+                mutation,
+                Mutation::Branch(_)
+                    | Mutation::Tag(_)
+                    | Mutation::TagRemoved(_)
+                    | Mutation::Txn(_)
+                    | Mutation::Merge(_)
+            ));
             self.apply_one(mutation, &mut postings)?;
         }
         postings.write(&self.conn)?;

@@ -1,5 +1,6 @@
 //! Merge bases: the best common points of two histories, counting earlier merges. Pure.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use crate::store::{BranchRow, MergeRow};
@@ -57,12 +58,23 @@ impl Graph {
     /// The common points that no other common point has in it; more than one after criss-cross merges.
     pub fn bases(&self, a: Point, b: Point) -> Vec<Point> {
         let (left, right) = (self.reach(a), self.reach(b));
-        let common: Vec<Point> =
+        let mut common: Vec<Point> =
             left.iter().filter_map(|(branch, seq)| right.get(branch).map(|other| (*branch, *seq.min(other)))).collect();
-        let inside = |inner: &Point, outer: &Point| {
-            inner != outer && self.reach(*outer).get(&inner.0).is_some_and(|upto| *upto >= inner.1)
-        };
-        common.iter().filter(|point| !common.iter().any(|other| inside(point, other))).copied().collect()
+        // What has another in it is later.
+        common.sort_unstable_by_key(|(branch, seq)| (Reverse(*seq), *branch));
+        let (mut inside, mut bases) = (BTreeMap::<BranchId, Seq>::new(), Vec::new());
+        for point in common {
+            if inside.get(&point.0).is_some_and(|upto| *upto >= point.1) {
+                continue;
+            }
+            bases.push(point);
+            for (branch, seq) in self.reach(point) {
+                let upto = inside.entry(branch).or_insert(seq);
+                *upto = seq.max(*upto);
+            }
+        }
+        bases.sort_unstable();
+        bases
     }
 }
 
@@ -110,6 +122,14 @@ mod tests {
     fn criss_cross_merges_have_two_bases() {
         let crossed = graph(&[(2, 1, 10)], &[(1, 70, 2, 60), (2, 75, 1, 55)]);
         assert_eq!(bases(&crossed, (1, 80), (2, 90)), [(1, 55), (2, 60)]);
+    }
+
+    #[test]
+    fn what_was_merged_into_both_through_others_is_no_base() {
+        let merged = graph(&[(2, 1, 10), (3, 1, 20), (4, 1, 100)], &[(3, 40, 2, 30), (1, 60, 3, 50)]);
+        assert_eq!(bases(&merged, (1, 150), (4, 150)), [(1, 100)]);
+        let both = graph(&[(2, 1, 10), (3, 1, 20), (4, 1, 30)], &[(3, 50, 2, 40), (4, 60, 2, 45)]);
+        assert_eq!(bases(&both, (3, 70), (4, 70)), [(1, 20), (2, 40)]);
     }
 
     #[test]
