@@ -217,8 +217,12 @@ fn one_line(error: &clap::Error) -> String {
         if line.starts_with("Usage:") || line.starts_with("For more information") {
             break;
         }
-        if !line.is_empty() {
-            what.push(line.trim_start_matches("error: "));
+        match line.strip_prefix("tip: ") {
+            // Hardly ever what was meant.
+            Some(tip) if tip.starts_with("to pass ") => {}
+            Some(tip) => what.push(format!("({tip})")),
+            None if line.is_empty() => {}
+            None => what.push(line.trim_start_matches("error: ").to_owned()),
         }
     }
     let what = text::escape(what.join(" ").as_bytes());
