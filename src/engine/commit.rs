@@ -15,7 +15,8 @@ use crate::audit::Chain;
 use crate::store::{ChunkData, DigestRow, Group, Mutation, Store, StoreError};
 use crate::types::{At, BranchId, Seq, View};
 
-/// Bytes of changes at which a group is committed without waiting for its time.
+/// Bytes to write at which a group is committed without waiting for its time. It is also committed when its changes
+/// hold half of the memory that they may: a write of a few bytes holds its chunk.
 const GROUP_BYTES: usize = 8 << 20;
 /// How much longer a group may wait while files are being written and nobody asks for durability.
 const UNSEALED_FACTOR: u64 = 8;
@@ -133,7 +134,7 @@ impl Engine {
 
     /// Ends an operation that may have queued something.
     pub(super) fn queued(&self, core: &mut MutexGuard<'_, Core>) {
-        if core.first_change.is_some() && (core.idle || core.dirty_bytes() - core.inflight_bytes > GROUP_BYTES) {
+        if core.first_change.is_some() && (core.idle || core.is_group_full()) {
             core.idle = false;
             self.shared.wake.notify_one();
         }
@@ -260,6 +261,10 @@ impl Core {
         Ok(())
     }
 
+    fn is_group_full(&self) -> bool {
+        self.work > GROUP_BYTES || self.queue_bytes + self.unsealed_bytes > self.options.dirty_max / 2
+    }
+
     fn has_work(&self) -> bool {
         !self.queue.is_empty() || !self.unsealed.is_empty() || !self.due.is_empty()
     }
@@ -274,6 +279,7 @@ impl Core {
         let generation = self.generation;
         self.generation += 1;
         self.cut = 0;
+        self.work = 0;
         Ok(Batch {
             group: Group {
                 mutations: std::mem::take(&mut self.queue),
@@ -301,7 +307,7 @@ pub(super) fn write_groups(shared: &Arc<Shared>, mut chain: Chain) {
             }
             let urgent = core.want_flushed > core.flushed
                 || core.want_durable > core.durable
-                || core.queue_bytes + core.unsealed_bytes > GROUP_BYTES
+                || core.is_group_full()
                 || core.stop;
             if urgent && (core.has_work() || core.want_durable > core.durable || core.want_flushed > core.flushed) {
                 break;

@@ -155,6 +155,10 @@ impl Core {
             }
             self.unsealed_bytes += CHUNK_SIZE;
         }
+        self.work += match extent {
+            Extent::Range(start, end) => end.saturating_sub(start),
+            Extent::Whole | Extent::Unknown => CHUNK_SIZE,
+        };
         match self.loaded(view, ino)?.file_mut()?.blocks.get_mut(&index) {
             Some(Block::Data { data, dirty, edits, .. }) => {
                 *dirty = true;

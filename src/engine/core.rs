@@ -44,9 +44,12 @@ pub(super) struct Core {
     pub queue: Vec<Mutation>,
     /// Rows of the queue before this position are part of a state that somebody may look at: a cut point.
     pub cut: usize,
+    /// Bytes of memory that changes hold: queued, not yet sealed, being committed.
     pub queue_bytes: usize,
     pub unsealed_bytes: usize,
     pub inflight_bytes: usize,
+    /// About how many bytes the group that is being gathered will write.
+    pub work: usize,
     /// The generation that the queue belongs to; one a group.
     pub generation: u64,
     pub unsealed: FxHashSet<(BranchId, Ino)>,
@@ -133,6 +136,7 @@ impl Core {
             cut: 0,
             queue_bytes: 0,
             unsealed_bytes: 0,
+            work: 0,
             inflight_bytes: 0,
             generation: 1,
             unsealed: FxHashSet::default(),
@@ -213,6 +217,7 @@ impl Core {
             self.first_change = Some(Instant::now());
         }
         self.queue_bytes += 200;
+        self.work += 200;
         self.queue.push(mutation);
     }
 
