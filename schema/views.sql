@@ -15,12 +15,13 @@ DROP VIEW IF EXISTS live_tree;
 DROP VIEW IF EXISTS live_entry;
 DROP VIEW IF EXISTS live_lineage;
 
--- The branches that make up the live tree, nearest first, each with the last event it is seen at.
+-- The branches that make up the live tree, nearest first, each with the last event it is seen at: before a
+-- commit that is still being written.
 CREATE VIEW live_lineage AS
 WITH RECURSIVE line (depth, branch, cut) AS (
     SELECT 0,
            coalesce((SELECT CAST(CAST(value AS TEXT) AS INTEGER) FROM setting WHERE key = 'live_branch'), 1),
-           9223372036854775806
+           coalesce((SELECT seq - 1 FROM staged), 9223372036854775806)
     UNION ALL
     SELECT line.depth + 1, b.parent, min(line.cut, b.base)
     FROM line JOIN branch b ON b.id = line.branch
@@ -80,12 +81,13 @@ CREATE VIEW versions AS
 SELECT CASE WHEN e.ino = i.ino AND e.dir IS NOT NULL
             THEN coalesce(d.path, '') || '/' || coalesce(e.leaf, e.name, '') END AS path,
        i.ino AS inode, i.branch, i.valid_from,
-       CASE i.valid_to WHEN 9223372036854775807 THEN NULL ELSE i.valid_to END AS valid_to,
+       CASE WHEN i.valid_to <> 9223372036854775807 AND i.valid_to IS NOT s.seq THEN i.valid_to END AS valid_to,
        strftime('%Y-%m-%dT%H:%M:%S', (e.time - (e.time % 1000000000 + 1000000000) % 1000000000) / 1000000000,
                 'unixepoch') || printf('.%09dZ', (e.time % 1000000000 + 1000000000) % 1000000000) AS time,
        i.size, NULL AS content_hash, i.process
 FROM inode i LEFT JOIN event e ON e.seq = i.valid_from LEFT JOIN path d ON d.id = e.dir
-WHERE i.kind IS NOT NULL;
+     LEFT JOIN staged s ON s.branch = i.branch
+WHERE i.kind IS NOT NULL AND i.valid_from IS NOT s.seq;
 
 CREATE VIEW events AS
 SELECT e.seq,

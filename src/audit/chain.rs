@@ -54,6 +54,50 @@ pub struct Chain {
     before: BTreeMap<(Table, BranchId), Vec<Hash16>>,
     /// Branches that were there before the first link.
     branches: Vec<Vec<u8>>,
+    /// The event that rows are written ahead of, and their records, for the link that covers it.
+    staging: Option<Seq>,
+    staged: Vec<Ahead>,
+    /// Events of rows that are no part of the group's own link.
+    skipped: Vec<Seq>,
+}
+
+/// The record of a row that was written ahead of its event.
+#[derive(Clone, Debug)]
+struct Ahead {
+    /// Its key's hash.
+    key: Hash16,
+    record: AheadRecord,
+}
+
+#[derive(Clone, Debug)]
+enum AheadRecord {
+    /// A row, or a removal that leaves one, by its hash.
+    Row(Table, BranchId, Hash16),
+    /// What the link says in full.
+    Item(u64, Box<[u8]>),
+}
+
+/// Where a row of a temporal table begins.
+fn begins(mutation: &Mutation) -> Option<Seq> {
+    match mutation {
+        Mutation::Inode { at, .. }
+        | Mutation::Entry { at, .. }
+        | Mutation::Xattr { at, .. }
+        | Mutation::Extent { at, .. }
+        | Mutation::ExtentsFrom { at, .. } => Some(*at),
+        Mutation::Orphan { .. }
+        | Mutation::Event(_)
+        | Mutation::Process(_)
+        | Mutation::Branch(_)
+        | Mutation::Tag(_)
+        | Mutation::TagRemoved(_)
+        | Mutation::Txn(_)
+        | Mutation::Merge(_)
+        | Mutation::Digest(_)
+        | Mutation::Setting(..)
+        | Mutation::Stage { .. }
+        | Mutation::Unstage { .. } => None,
+    }
 }
 
 impl Chain {
@@ -81,10 +125,21 @@ impl Chain {
                 head: row.digest,
                 before: BTreeMap::new(),
                 branches: Vec::new(),
+                staging: None,
+                staged: Vec::new(),
+                skipped: Vec::new(),
             });
         }
-        let mut chain =
-            Chain { number: 0, seq: Seq::ZERO, head: genesis(), before: BTreeMap::new(), branches: Vec::new() };
+        let mut chain = Chain {
+            number: 0,
+            seq: Seq::ZERO,
+            head: genesis(),
+            before: BTreeMap::new(),
+            branches: Vec::new(),
+            staging: None,
+            staged: Vec::new(),
+            skipped: Vec::new(),
+        };
         scan_records(read, &mut |found| {
             if let Found::Record { branch, key, hash, .. } = found {
                 chain.before.entry((key.table(), branch)).or_default().push(hash);
@@ -116,21 +171,64 @@ impl Chain {
     /// # Errors
     /// What `hash_of`, which tells a stored chunk's hash, reports.
     pub fn link(&self, group: &Group, hash_of: &dyn Fn(ChunkId) -> Result<ChunkHash>) -> Result<Option<DigestRow>> {
-        let mut gathered = Gathered { after: self.seq, first: self.number == 0, ..Gathered::default() };
+        let (after, upto) = (self.seq, group.counters.seq);
+        let mut gathered = Gathered { after, first: self.number == 0, ..Gathered::default() };
+        // Rows that were staged are covered by the link that reaches their event.
+        let reached = self.staging.filter(|at| *at <= upto);
+        gathered.reached = reached;
         if self.number == 0 {
             gathered.hashes.clone_from(&self.before);
             for bytes in &self.branches {
                 gathered.item(Item::BRANCH, bytes);
             }
         }
-        gathered.add(group, hash_of)?;
+        gathered.add(&group.mutations, &|at| !self.skipped.contains(&at), hash_of)?;
+        if reached.is_some() {
+            gathered.take_over(&self.staged);
+        }
         let Some(records) = gathered.finish() else { return Ok(None) };
         let seq = group.counters.seq.max(self.seq);
         Ok(Some(DigestRow { number: self.number + 1, seq, digest: digest(&self.head, &records), records }))
     }
 
+    /// Keeps the records of what a group stages until the link that covers its event; to be called before
+    /// [`Chain::link`].
+    ///
+    /// # Errors
+    /// As for [`Chain::link`].
+    pub fn stage(&mut self, group: &Group, hash_of: &dyn Fn(ChunkId) -> Result<ChunkHash>) -> Result<()> {
+        let upto = group.counters.seq;
+        self.skipped.clear();
+        self.skipped.extend(self.staging.filter(|at| *at > upto));
+        let mut rows = group.mutations.as_slice();
+        for (index, mutation) in group.mutations.iter().enumerate() {
+            match mutation {
+                Mutation::Stage { at, .. } => {
+                    self.staging = Some(*at);
+                    self.skipped.extend(self.staging.filter(|at| *at > upto));
+                }
+                Mutation::Unstage { .. } => {
+                    self.staged.clear();
+                    rows = group.mutations.get(index..).unwrap_or_default();
+                }
+                _ => {}
+            }
+        }
+        let Some(ahead) = self.staging.filter(|at| *at > upto) else { return Ok(()) };
+        if rows.iter().filter_map(begins).any(|at| at == ahead) {
+            let mut gathered = Gathered { staged: Some(std::mem::take(&mut self.staged)), ..Gathered::default() };
+            gathered.add(rows, &|at| at == ahead, hash_of)?;
+            self.staged = gathered.staged.unwrap_or_default();
+        }
+        Ok(())
+    }
+
     /// Makes a committed link the chain's end.
     pub fn advance(&mut self, link: &DigestRow) {
+        if self.staging.is_some_and(|at| at <= link.seq) {
+            self.staging = None;
+            self.staged = Vec::new();
+        }
         self.number = link.number;
         self.seq = link.seq;
         self.head = link.digest;
@@ -239,6 +337,11 @@ struct Gathered {
     first: bool,
     hashes: BTreeMap<(Table, BranchId), Vec<Hash16>>,
     items: Encoder,
+    /// Where what is gathered is staged: its records.
+    staged: Option<Vec<Ahead>>,
+    /// The event of the staged rows that this link covers, and the keys that it puts there itself.
+    reached: Option<Seq>,
+    put_again: HashSet<Hash16>,
 }
 
 impl Gathered {
@@ -250,11 +353,28 @@ impl Gathered {
         !self.first && at <= self.after
     }
 
-    fn add(&mut self, group: &Group, hash_of: &dyn Fn(ChunkId) -> Result<ChunkHash>) -> Result<()> {
+    fn take_over(&mut self, staged: &[Ahead]) {
+        for row in staged {
+            if self.put_again.contains(&row.key) {
+                continue;
+            }
+            match &row.record {
+                AheadRecord::Row(table, branch, hash) => self.hashes.entry((*table, *branch)).or_default().push(*hash),
+                AheadRecord::Item(tag, body) => self.item(*tag, body),
+            }
+        }
+    }
+
+    /// Adds what of a group begins at certain points, or at none.
+    fn add(
+        &mut self,
+        mutations: &[Mutation],
+        which: &dyn Fn(Seq) -> bool,
+        hash_of: &dyn Fn(ChunkId) -> Result<ChunkHash>,
+    ) -> Result<()> {
         // Inodes whose last opener has left count as gone since they lost their name: this removal, which comes just
         // before the word that nobody has them open, is none.
-        let released: HashSet<(BranchId, Ino, Seq)> = group
-            .mutations
+        let released: HashSet<(BranchId, Ino, Seq)> = mutations
             .windows(2)
             .filter_map(|pair| match pair {
                 [
@@ -265,7 +385,8 @@ impl Gathered {
             })
             .collect();
         let mut rows = Rows::new();
-        for mutation in &group.mutations {
+        let is_staged = self.staged.is_some();
+        for mutation in mutations.iter().filter(|one| begins(one).map_or(!is_staged, which)) {
             match mutation {
                 Mutation::Inode { branch, at, ino, row } => {
                     let key = Key::Inode(*ino);
@@ -316,7 +437,13 @@ impl Gathered {
                     }
                     let mut e = Encoder::default();
                     e.u64(branch.0).u64(at.0).u64(ino.0).u64(*index);
-                    self.item(Item::EXTENTS_FROM, &e.0);
+                    match &mut self.staged {
+                        Some(staged) => {
+                            let record = AheadRecord::Item(Item::EXTENTS_FROM, e.0.into());
+                            staged.push(Ahead { key: [0; 16], record });
+                        }
+                        None => self.item(Item::EXTENTS_FROM, &e.0),
+                    }
                 }
                 Mutation::Event(event) => {
                     if self.is_late(event.seq) {
@@ -343,7 +470,7 @@ impl Gathered {
                     self.item(Item::SETTING, &e.0);
                 }
                 Mutation::Setting(key, None) => self.item(Item::SETTING_REMOVED, key.as_bytes()),
-                Mutation::Orphan { .. } | Mutation::Digest(_) => {}
+                Mutation::Orphan { .. } | Mutation::Digest(_) | Mutation::Stage { .. } | Mutation::Unstage { .. } => {}
             }
         }
         self.settle(rows);
@@ -352,7 +479,23 @@ impl Gathered {
 
     fn settle(&mut self, rows: Rows) {
         for ((key, branch, at), (hash, ambiguous)) in rows {
-            if hash.is_none() && (ambiguous || matches!(key, Key::Xattr(..) | Key::Extent(..))) {
+            let in_full = hash.is_none() && (ambiguous || matches!(key, Key::Xattr(..) | Key::Extent(..)));
+            if let Some(staged) = &mut self.staged {
+                let bytes = key.encode(branch, at);
+                let hashed = hash16(&bytes);
+                let record = if in_full {
+                    AheadRecord::Item(Item::REMOVED, bytes.into())
+                } else {
+                    let hash = hash.unwrap_or_else(|| row_hash(&key, branch, at, &Value::Gone));
+                    AheadRecord::Row(key.table(), branch, hash)
+                };
+                staged.push(Ahead { key: hashed, record });
+                continue;
+            }
+            if self.reached == Some(at) {
+                self.put_again.insert(hash16(&key.encode(branch, at)));
+            }
+            if in_full {
                 self.item(Item::REMOVED, &key.encode(branch, at));
                 continue;
             }
@@ -539,7 +682,8 @@ mod tests {
     use crate::types::{Kind, Name, ProcId, Timestamp};
 
     fn chain() -> Chain {
-        Chain { number: 1, seq: Seq(10), head: genesis(), before: BTreeMap::new(), branches: Vec::new() }
+        let (before, branches, staged) = (BTreeMap::new(), Vec::new(), Vec::new());
+        Chain { number: 1, seq: Seq(10), head: genesis(), before, branches, staging: None, staged, skipped: Vec::new() }
     }
 
     fn group(mutations: Vec<Mutation>) -> Group {

@@ -22,7 +22,7 @@ use crate::store::query::Stop;
 use crate::store::sqlite::SqliteStore;
 use crate::types::{Caller, ProcId, SystemClock};
 
-use super::context::{Context, Host, Origin, Unmounted};
+use super::context::{Context, Host, Origin, Unmounted, system_zone};
 use super::error::{About, Error, Result};
 use super::interrupt::Interrupts;
 use super::mount::ENDING;
@@ -98,7 +98,7 @@ struct Local {
 impl App {
     /// Begins a run.
     pub fn new(globals: Globals) -> App {
-        App { globals, zone: TimeZone::system(), access: OnceCell::new() }
+        App { globals, zone: system_zone(), access: OnceCell::new() }
     }
 
     /// A run of one command on the database that this one has open, with options of its own.

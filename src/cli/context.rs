@@ -129,10 +129,24 @@ pub struct Origin {
     pub dev: Option<u64>,
 }
 
+/// The zone of this process, as [`TimeZone::system`] tells it; but where the system names one by a link, only
+/// that one is read, and not the names of all.
+pub fn system_zone() -> TimeZone {
+    if std::env::var_os("TZ").is_some() {
+        return TimeZone::system();
+    }
+    let linked = || {
+        let file = std::fs::read_link("/etc/localtime").ok()?;
+        let (_, name) = file.to_str()?.rsplit_once("/zoneinfo/")?;
+        TimeZone::tzif(name, &std::fs::read("/etc/localtime").ok()?).ok()
+    };
+    linked().unwrap_or_else(TimeZone::system)
+}
+
 impl Origin {
     /// This process's.
     pub fn here(dev: Option<u64>) -> Origin {
-        let zone = TimeZone::system();
+        let zone = system_zone();
         let zone = match zone.iana_name() {
             Some(name) => name.to_owned(),
             None => zone.to_offset(now_of(&SystemClock)).to_string(),
@@ -340,6 +354,16 @@ pub fn stored_branch(engine: &Engine) -> Result<BranchId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_zone_is_the_systems() {
+        let (ours, theirs) = (system_zone(), TimeZone::system());
+        assert_eq!(ours.iana_name(), theirs.iana_name());
+        for second in [0, 1_700_000_000, 1_790_000_000] {
+            let at = jiff::Timestamp::from_second(second).unwrap();
+            assert_eq!(ours.to_offset(at), theirs.to_offset(at));
+        }
+    }
 
     #[test]
     fn a_zone_is_understood_by_name_and_by_offset() {

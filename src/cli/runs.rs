@@ -236,6 +236,9 @@ impl Run {
             }
             RunEndHow::Keep => {
                 self.wait_for_device();
+                if let Some(reads) = self.mount.session().vfs().reads().take(self.txn.branch) {
+                    txn::keep_reads(context.engine, self.txn.id, &reads, &context.caller)?;
+                }
                 context.engine.sync()?;
                 Outcome::unchanged()
             }
@@ -291,7 +294,9 @@ impl Run {
                 self.mount.flush_writers();
                 break;
             }
-            thread::sleep(Duration::from_millis(1));
+            // Nearly always it is a matter of microseconds.
+            let waited = start.elapsed();
+            thread::sleep((waited / 4).clamp(Duration::from_micros(50), Duration::from_millis(1)));
         }
         self.mount.end();
     }

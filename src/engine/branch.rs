@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::core::{Core, is_open};
+use super::core::{Core, Moment, is_open};
 use super::node::{Block, Body, Edits, Node};
+use super::stage::stamp;
 use super::{Changed, Engine, EventDraft, FsError, Observer, Result};
 use crate::store::{BranchRow, ChunkData, Content, EventRow, InodeRow, Mutation, TagRow, TxnRow};
 use crate::types::{At, BranchId, Caller, Ino, Lineage, Op, ProcId, Seq, Timestamp, TxnId, View};
@@ -253,16 +254,8 @@ impl Engine {
             observer.allows(&changes)?;
         }
         let moment = core.moment();
-        let mut touched: FxHashMap<Ino, bool> = FxHashMap::default();
-        for mutation in &changes {
-            if let Mutation::Extent { ino, .. } | Mutation::ExtentsFrom { ino, .. } = mutation {
-                touched.insert(*ino, true);
-            }
-        }
         let mut changed = Vec::new();
-        for mutation in changes {
-            core.put(view, moment.seq, moment.time, mutation, &touched, caller.process, &mut changed)?;
-        }
+        core.put_all(view, moment, changes, caller.process, &mut changed)?;
         core.drafted(branch, moment, draft, caller);
         core.epoch += 1;
         self.queued(&mut core);
@@ -342,6 +335,27 @@ impl Core {
         }
         self.txns.insert(row.id, row.clone());
         self.push(Mutation::Txn(Box::new(row)));
+    }
+
+    /// Applies a change set to memory and queues it.
+    pub fn put_all(
+        &mut self,
+        view: View,
+        moment: Moment,
+        changes: Vec<Mutation>,
+        process: ProcId,
+        changed: &mut Vec<Changed>,
+    ) -> Result<()> {
+        let mut touched: FxHashMap<Ino, bool> = FxHashMap::default();
+        for mutation in &changes {
+            if let Mutation::Extent { ino, .. } | Mutation::ExtentsFrom { ino, .. } = mutation {
+                touched.insert(*ino, true);
+            }
+        }
+        for mutation in changes {
+            self.put(view, moment.seq, moment.time, mutation, &touched, process, changed)?;
+        }
+        Ok(())
     }
 
     /// Applies one mutation of a change set to memory and queues it.
@@ -430,7 +444,9 @@ impl Core {
             | Mutation::Event(_)
             | Mutation::Process(_)
             | Mutation::Digest(_)
-            | Mutation::Setting(..) => self.push(mutation),
+            | Mutation::Setting(..)
+            | Mutation::Stage { .. }
+            | Mutation::Unstage { .. } => self.push(mutation),
         }
         Ok(())
     }
@@ -446,16 +462,9 @@ impl Core {
         process: ProcId,
     ) -> Result<bool> {
         let all_new = row.data_from == Seq::MAX;
-        if all_new {
-            row.data_from = seq;
-        }
-        if row.process == ProcId::default() {
-            row.process = process;
-        }
         let generation = self.generation;
         if self.load(view, ino).is_err() {
-            row.content_seq = seq;
-            row.attr_seq = seq;
+            stamp(&mut row, None, seq, extents, process);
             let mut node = Node::new(row);
             node.xattrs = Some(Default::default());
             if let Body::Dir(dir) = &mut node.body {
@@ -469,11 +478,7 @@ impl Core {
             return Ok(true);
         }
         let node = self.loaded(view, ino)?;
-        let old = &node.row;
-        let data = extents || all_new || old.size != row.size || old.content != row.content;
-        let attr = (old.perm, old.uid, old.gid) != (row.perm, row.uid, row.gid);
-        row.content_seq = if data { seq } else { old.content_seq };
-        row.attr_seq = if attr { seq } else { old.attr_seq.max(row.attr_seq.min(seq)) };
+        let data = stamp(&mut row, Some(&node.row), seq, extents, process);
         let came_back = std::mem::replace(&mut node.removed, false);
         node.row = row;
         if all_new && let Body::File(file) = &mut node.body {

@@ -92,7 +92,10 @@ impl Engine {
 
     /// Waits while a commit holds a branch's writers.
     pub(super) fn wait_held(&self, core: &mut MutexGuard<'_, Core>, branch: BranchId) {
-        while core.held.contains_key(&branch) && !core.stop {
+        let waits = |core: &Core| {
+            core.held.contains_key(&branch) || core.reserved.is_some_and(|r| r.is_crowded(core.counters.seq))
+        };
+        while waits(core) && !core.stop {
             self.shared.progress.wait(core);
         }
     }
@@ -248,7 +251,7 @@ impl Engine {
 
 impl Core {
     /// Says why somebody who waits for the store would wait in vain.
-    fn check_waiter(&self) -> Result<()> {
+    pub(super) fn check_waiter(&self) -> Result<()> {
         if let Some(error) = &self.failed {
             return Err(error.clone().into());
         }
@@ -307,6 +310,7 @@ pub(super) fn write_groups(shared: &Arc<Shared>, mut chain: Chain) {
             }
             let urgent = core.want_flushed > core.flushed
                 || core.want_durable > core.durable
+                || core.want_generation > core.flushed_generation
                 || core.is_group_full()
                 || core.stop;
             if urgent && (core.has_work() || core.want_durable > core.durable || core.want_flushed > core.flushed) {
@@ -339,7 +343,7 @@ pub(super) fn write_groups(shared: &Arc<Shared>, mut chain: Chain) {
         };
         drop(core);
         hash_chunks(&mut batch.group);
-        match extend(shared, &chain, &batch.group) {
+        match extend(shared, &mut chain, &batch.group) {
             Ok(link) => batch.group.mutations.extend(link.map(|link| {
                 batch.link = Some(link.clone());
                 Mutation::Digest(link)
@@ -370,6 +374,7 @@ fn commit(shared: &Arc<Shared>, batch: &mut Batch) -> bool {
             Ok(()) => {
                 core.flushed = batch.upto;
                 core.flushed_generation = batch.generation;
+                core.settle_published();
                 if batch.durable {
                     core.durable = batch.upto;
                 }
@@ -424,7 +429,7 @@ fn progressed(shared: &Shared, mut core: MutexGuard<'_, Core>) {
 }
 
 impl Core {
-    fn fail(&mut self, error: FsError) {
+    pub(super) fn fail(&mut self, error: FsError) {
         self.failed = Some(match error {
             FsError::Store(error) => error,
             other => StoreError::Backend(other.to_string()),
@@ -446,11 +451,13 @@ pub(super) fn begin_chain(store: &dyn Store, chain: &mut Chain) -> std::result::
 }
 
 /// Computes the link of the chain of digests that covers a group.
-fn extend(shared: &Shared, chain: &Chain, group: &Group) -> std::result::Result<Option<DigestRow>, StoreError> {
+fn extend(shared: &Shared, chain: &mut Chain, group: &Group) -> std::result::Result<Option<DigestRow>, StoreError> {
     if group.unrecorded {
         return Ok(None);
     }
-    chain.link(group, &|chunk| shared.store.read()?.chunk_hash(chunk))
+    let hash_of = |chunk| shared.store.read()?.chunk_hash(chunk);
+    chain.stage(group, &hash_of)?;
+    chain.link(group, &hash_of)
 }
 
 fn write(shared: &Shared, batch: &Batch) -> std::result::Result<(), StoreError> {

@@ -9,6 +9,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::commit::Done;
 use super::node::{Body, Node, Tree};
 use super::quota::Quota;
+use super::stage::Reserved;
 use super::{EventDraft, FsError, Options, Result};
 use crate::store::{
     BranchRow, Content, Counters, EventRow, InodeRow, Mutation, ReadTxn, Store, StoreError, TagRow, TxnKind, TxnRow,
@@ -59,6 +60,10 @@ pub(super) struct Core {
     /// Branches whose writers wait for a commit, with the number of commits.
     pub held: FxHashMap<BranchId, u32>,
     pub first_change: Option<Instant>,
+    /// The number of a change set that is being written ahead of its event.
+    pub reserved: Option<Reserved>,
+    /// The branch and event of one that is visible, until the store says so too.
+    pub published: Option<(BranchId, Seq)>,
 
     /// The last event and generation that readers of the store see.
     pub flushed: Seq,
@@ -67,6 +72,7 @@ pub(super) struct Core {
     pub durable: Seq,
     pub want_flushed: Seq,
     pub want_durable: Seq,
+    pub want_generation: u64,
     pub failed: Option<StoreError>,
     pub full: bool,
     pub stop: bool,
@@ -144,11 +150,14 @@ impl Core {
             held: FxHashMap::default(),
             due: FxHashSet::default(),
             first_change: None,
+            reserved: None,
+            published: None,
             flushed: counters.seq,
             flushed_generation: 0,
             durable: counters.seq,
             want_flushed: Seq::ZERO,
             want_durable: Seq::ZERO,
+            want_generation: 0,
             failed: None,
             full: false,
             stop: false,
@@ -165,6 +174,10 @@ impl Core {
 
     /// Ends what a crash left open: orphans are removed, transactions rolled back or interrupted.
     pub fn recover(&mut self) -> Result<()> {
+        // Of a store that stayed open while its engine did not.
+        if self.with_reader(|txn| txn.is_staging())? {
+            self.push(Mutation::Unstage { keys: u32::MAX });
+        }
         let orphans = self.with_reader(|txn| txn.orphans())?;
         for (branch, ino) in orphans {
             let lineage = self.lineage_of(View::live(branch))?;
@@ -207,6 +220,11 @@ impl Core {
         let raw = self.clock.now();
         let time = Timestamp(raw.0.max(self.counters.time.0.saturating_add(1)));
         self.counters.seq = self.counters.seq.next();
+        if self.reserved.is_some_and(|reserved| reserved.at <= self.counters.seq) {
+            // Writers wait long before this; whoever comes all the same must not make half a commit visible.
+            let why = "the event numbers beside a large commit are used up".to_owned();
+            self.failed.get_or_insert(StoreError::Backend(why));
+        }
         self.counters.time = time;
         Moment { seq: self.counters.seq, time, raw }
     }
@@ -306,7 +324,7 @@ impl Core {
             tree.used = tick;
             return Ok(());
         }
-        let lineage = self.lineage_of(view)?;
+        let lineage = self.tree_lineage(view)?;
         let past = self.trees.values().filter(|t| t.view.at != At::Live);
         if past.clone().count() >= PAST_TREES_MAX
             && let Some(oldest) = past.min_by_key(|t| t.used).map(|t| t.view)

@@ -16,6 +16,7 @@ mod error;
 mod names;
 mod node;
 mod quota;
+mod stage;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -24,6 +25,7 @@ use std::thread::JoinHandle;
 pub use commit::{Done, Hold};
 pub use error::FsError;
 use parking_lot::{Condvar, Mutex, RwLock};
+pub use stage::Stage;
 
 use self::core::Core;
 use crate::audit::Chain;
@@ -44,13 +46,22 @@ pub struct Options {
     pub blocks_max: usize,
     /// Longest time in milliseconds that a change waits for its group. Default 50.
     pub group_ms: u64,
+    /// Rows of a commit from which they are written ahead, in slices beside other writers. Default 2,000.
+    pub stage_min: usize,
     /// Whether events are recorded; off in benchmarks of the record's cost only.
     pub record: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { dirty_max: 64 << 20, inodes_max: 200_000, blocks_max: 64 << 20, group_ms: 50, record: true }
+        Options {
+            dirty_max: 64 << 20,
+            inodes_max: 200_000,
+            blocks_max: 64 << 20,
+            group_ms: 50,
+            stage_min: 2_000,
+            record: true,
+        }
     }
 }
 

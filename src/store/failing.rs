@@ -187,6 +187,7 @@ macro_rules! delegate_all_reads {
     ($type:ident) => {
         delegate_reads! { $type:
             counters() -> Counters;
+            is_staging() -> bool;
             inode(lineage: &Lineage, ino: Ino) -> Option<InodeRow>;
             entry(lineage: &Lineage, parent: Ino, name: &[u8]) -> Option<EntryRow>;
             entries(lineage: &Lineage, parent: Ino) -> Vec<EntryRow>;

@@ -118,9 +118,26 @@ pub enum Mutation {
     Digest(DigestRow),
     /// A setting; `None` removes it.
     Setting(String, Option<Vec<u8>>),
+    /// From now on, rows of a branch that begin at an event beyond the counters are staged.
+    Stage {
+        /// The branch.
+        branch: BranchId,
+        /// The event.
+        at: Seq,
+    },
+    /// What is staged is given up: up to so many of its keys at a time.
+    Unstage {
+        /// How many.
+        keys: u32,
+    },
 }
 
 /// Everything that one store transaction writes.
+///
+/// [`Mutation::Stage`] announces rows that are written ahead of their event: readers of the present do
+/// not see them, nor that they end others, until a group brings the counters up to there. One event
+/// at a time can be staged. What is staged when a store is opened is taken away; where somebody else
+/// changes one of its keys first, that key is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Group {
     /// In the order of the operations.

@@ -85,6 +85,9 @@ pub trait ReadTxn {
     /// Returns the counters as of this snapshot.
     fn counters(&self) -> Result<Counters>;
 
+    /// Whether rows are staged (see [`Group`]).
+    fn is_staging(&self) -> Result<bool>;
+
     /// Finds an inode.
     fn inode(&self, lineage: &Lineage, ino: Ino) -> Result<Option<InodeRow>>;
 

@@ -89,9 +89,25 @@ impl<'t> Changeset<'t> {
         if let Some(names) = self.names.borrow().get(&ino) {
             return Ok(names.clone());
         }
-        let names: BTreeSet<Place> = self.head.names(ino)?.into_iter().collect();
+        let names = self.names_before(ino)?;
         self.names.borrow_mut().insert(ino, names.clone());
         Ok(names)
+    }
+
+    /// What is not there has no names either; nothing need be looked up.
+    fn names_before(&self, ino: Ino) -> Result<BTreeSet<Place>> {
+        if ino != Ino::ROOT && self.head.inode(ino)?.is_none() {
+            return Ok(BTreeSet::new());
+        }
+        Ok(self.head.names(ino)?.into_iter().collect())
+    }
+
+    /// The number of names of an inode.
+    fn names_count(&self, ino: Ino) -> Result<usize> {
+        if let Some(names) = self.names.borrow().get(&ino) {
+            return Ok(names.len());
+        }
+        Ok(self.names(ino)?.len())
     }
 
     /// The entries of a directory.
@@ -109,7 +125,7 @@ impl<'t> Changeset<'t> {
 
     /// Whether an inode has a row and a name.
     pub fn alive(&self, ino: Ino) -> Result<bool> {
-        Ok(ino == Ino::ROOT || self.exists(ino)? && !self.names(ino)?.is_empty())
+        Ok(ino == Ino::ROOT || self.exists(ino)? && self.names_count(ino)? > 0)
     }
 
     fn exists(&self, ino: Ino) -> Result<bool> {
@@ -290,7 +306,7 @@ impl<'t> Changeset<'t> {
                 continue;
             }
             if *kind == Kind::Dir {
-                if self.names(*ino)?.len() > 1 {
+                if self.names_count(*ino)? > 1 {
                     faults.push(Fault::TwoNames(*ino));
                 } else if self.is_cyclic(*ino)? {
                     faults.push(Fault::Cycle(*ino));
@@ -370,7 +386,8 @@ impl<'t> Changeset<'t> {
             (row.perm, row.uid, row.gid) = (source.perm, source.uid, source.gid);
             row.attr_seq = Seq::MAX;
             row.process = source.process;
-            let (old, new) = (self.head.xattrs(ino)?, from.xattrs(from_ino)?);
+            let old = if head.is_some() { self.head.xattrs(ino)? } else { BTreeMap::new() };
+            let new = from.xattrs(from_ino)?;
             for (name, value) in &new {
                 // What an inode had before its removal may be forgotten at any time: nothing of it is built upon.
                 if head.is_none() || old.get(name) != Some(value) {
@@ -394,7 +411,7 @@ impl<'t> Changeset<'t> {
                 (row.mtime, row.ctime) = (mtime, ctime.max(row.ctime));
             }
         } else {
-            row.nlink = u32::try_from(self.names(ino)?.len()).unwrap_or(u32::MAX);
+            row.nlink = u32::try_from(self.names_count(ino)?).unwrap_or(u32::MAX);
         }
         row.atime = edit.atime.unwrap_or(row.atime);
         if row.kind != Kind::Dir || !entries_changed {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bytes::PathBytes;
 use super::error::{Result, VersionError};
+use super::readset::ReadSet;
 use crate::store::TxnRow;
 use crate::types::{BranchId, Ino, Seq, TxnId};
 
@@ -174,6 +175,9 @@ pub struct Detail {
     /// For undo and redo.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undo: Option<UndoDetail>,
+    /// What a serializable transaction had read when it was left open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads: Option<ReadSet>,
 }
 
 impl Detail {

@@ -11,11 +11,11 @@ mod delta;
 pub mod diff;
 mod error;
 pub mod history;
+mod large;
 pub mod merge;
 pub mod point;
 pub mod readset;
 pub mod refs;
-
 pub mod restore;
 mod state;
 pub mod text;

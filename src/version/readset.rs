@@ -4,17 +4,20 @@ use std::collections::BTreeSet;
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 
 use super::conflict::{Conflict, ConflictKind};
 use super::error::Result;
 use super::state::{Place, State};
 use super::txn::side_of;
+use crate::store::Touched;
 use crate::types::{BranchId, Ino, Name};
 
 /// The keys that a transaction has read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadSet {
     /// Names that were looked up, found or not.
+    #[serde(with = "places")]
     pub entries: BTreeSet<Place>,
     /// Directories that were listed.
     pub listings: BTreeSet<Ino>,
@@ -24,6 +27,31 @@ pub struct ReadSet {
     pub attrs: BTreeSet<Ino>,
 }
 
+/// Names are bytes, which JSON cannot hold as they are.
+mod places {
+    use std::collections::BTreeSet;
+
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::types::{Ino, Name};
+    use crate::version::PathBytes;
+
+    pub fn serialize<S: Serializer>(places: &BTreeSet<(Ino, Name)>, serializer: S) -> Result<S::Ok, S::Error> {
+        let pairs: Vec<_> = places.iter().map(|(ino, name)| (*ino, PathBytes::from(name.as_bytes()))).collect();
+        pairs.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<(Ino, Name)>, D::Error> {
+        let pairs = Vec::<(Ino, PathBytes)>::deserialize(deserializer)?;
+        let place = |(ino, name): (Ino, PathBytes)| {
+            let name = Name::new(name.as_bytes()).map_err(|_| D::Error::custom("a name that is none"))?;
+            Ok((ino, name))
+        };
+        pairs.into_iter().map(place).collect()
+    }
+}
+
 impl ReadSet {
     /// Adds what another has.
     pub fn extend(&mut self, other: &ReadSet) {
@@ -31,6 +59,15 @@ impl ReadSet {
         self.listings.extend(&other.listings);
         self.contents.extend(&other.contents);
         self.attrs.extend(&other.attrs);
+    }
+
+    /// Whether something that was touched is among it.
+    pub(crate) fn is_touched(&self, touched: &Touched) -> bool {
+        let xattrs = touched.xattrs.iter().map(|(ino, _)| ino);
+        let extents = touched.extents.iter().map(|(ino, _)| ino);
+        let mut inodes = touched.inodes.iter().chain(xattrs).chain(extents);
+        inodes.any(|ino| self.contents.contains(ino) || self.attrs.contains(ino))
+            || touched.entries.iter().any(|place| self.listings.contains(&place.0) || self.entries.contains(place))
     }
 
     /// Lists what differs between the snapshot that was read and the present head.

@@ -9,6 +9,7 @@ use super::conflict::{Conflict, ConflictKind, ConflictSide, Detail, Side};
 use super::delta::Delta;
 use super::diff::{self, Summary};
 use super::error::{ErrorKind, Result, VersionError};
+use super::large::Plan;
 use super::readset::ReadSet;
 use super::state::{Place, State, snapshot};
 use crate::engine::{Engine, EventDraft, FsError};
@@ -159,6 +160,20 @@ pub fn rollback(engine: &Engine, id: TxnId, caller: &Caller) -> Result<TxnRow> {
     find(engine, id)
 }
 
+/// Keeps what a serializable transaction has read so far, for a commit later.
+///
+/// # Errors
+/// Where it has ended already, or is somebody else's.
+pub fn keep_reads(engine: &Engine, id: TxnId, reads: &ReadSet, caller: &Caller) -> Result<()> {
+    let row = find_open(engine, id, caller)?;
+    let mut detail = Detail::of(&row)?;
+    detail.reads.get_or_insert_default().extend(reads);
+    let mut draft = draft(Op::Begin, id);
+    draft.new = Some(format!("T{id} kept").into_bytes());
+    engine.update_txn(TxnRow { detail: detail.print(), ..row }, draft, caller)?;
+    Ok(())
+}
+
 /// Makes a transaction visible on its target in one step, or says what stands in the way.
 ///
 /// # Errors
@@ -182,69 +197,118 @@ pub fn commit(engine: &Engine, id: TxnId, options: &CommitOptions<'_>, caller: &
         row.message = message.clone();
     }
     engine.seal(Some(row.branch))?;
+    if row.serializable {
+        // Also what it had read when a run left it open, or when it was refused.
+        let mut reads = detail.reads.take().unwrap_or_default();
+        options.reads.iter().for_each(|more| reads.extend(more));
+        detail.reads = Some(reads);
+    }
+    let reads = detail.reads.clone();
+    let reads = reads.as_ref();
+    let op = if detail.merge.is_some() { Op::Merge } else { Op::Commit };
+    let mut alone = false;
     for attempt in 1.. {
         let hold = (attempt > ATTEMPTS).then(|| engine.hold(row.target));
         let point = engine.seal(Some(row.target))?;
-        let txn = snapshot(engine)?;
-        let base = State::new(engine, &*txn, View::as_of(row.target, row.base))?;
-        let head = State::new(engine, &*txn, View::live(row.target))?;
-        let hidden = State::new(engine, &*txn, view(&row))?;
-        let delta = Delta::between(&base, &hidden)?;
-        let mut attempted = Commit { base: &base, head: &head, hidden: &hidden, conflicts: Vec::new() };
-        let (changes, conflicts) = if options.rebase {
-            super::merge::rebase(&base, &head, &hidden, options.strategy, engine.point().1)?
+        let (mutations, summary, plan) = match attempted(engine, &row, &detail, options, reads, alone)? {
+            Attempt::Applicable { mutations, summary, plan } => (mutations, summary, plan.map(|plan| *plan)),
+            Attempt::Conflicted(conflicts) => {
+                if detail.merge.is_none() {
+                    detail.conflicts.clone_from(&conflicts);
+                    let row = TxnRow { state: TxnState::Conflicted, detail: detail.print(), ..row };
+                    let mut draft = draft(Op::Commit, id);
+                    draft.new = Some(format!("T{id} conflict").into_bytes());
+                    engine.update_txn(row, draft, caller)?;
+                }
+                return Ok(CommitOutcome::Conflicted { txn: id, conflicts });
+            }
+        };
+        let done = if let Some(plan) = plan {
+            let seq = plan.commit(engine, row.target, point, &draft(op, id), reads, caller)?;
+            alone = seq.is_none();
+            seq
         } else {
-            attempted.keys(&delta)?;
-            let changes = attempted.changes(&delta)?;
-            if attempted.conflicts.is_empty() {
-                attempted.rules(&changes)?;
+            match apply_at(engine, row.target, mutations, draft(op, id), point, caller) {
+                Ok(seq) => Some(seq),
+                Err(FsError::WouldBlock) => None,
+                Err(error) => return Err(error.into()),
             }
-            if row.serializable
-                && let Some(reads) = options.reads
-            {
-                attempted.conflicts.extend(reads.validate(&base, &head)?);
-            }
-            (changes, attempted.conflicts)
         };
-        if !conflicts.is_empty() {
-            if detail.merge.is_none() {
-                detail.conflicts.clone_from(&conflicts);
-                let row = TxnRow { state: TxnState::Conflicted, detail: detail.print(), ..row };
-                let mut draft = draft(Op::Commit, id);
-                draft.new = Some(format!("T{id} conflict").into_bytes());
-                engine.update_txn(row, draft, caller)?;
-            }
-            return Ok(CommitOutcome::Conflicted { txn: id, conflicts });
-        }
-        let summary = Summary::of(&diff::lines(&base, &hidden, &delta)?);
-        let done = TxnRow {
-            state: TxnState::Committed,
-            detail: Detail { conflicts: Vec::new(), ..detail.clone() }.print(),
-            ..row.clone()
-        };
-        let mut mutations = changes.mutations()?;
-        let mut op = Op::Commit;
-        if let Some(merge) = &detail.merge {
-            op = Op::Merge;
-            mutations.push(Mutation::Merge(MergeRow {
-                target: row.target,
-                seq: Seq::MAX,
-                source: merge.theirs.branch,
-                source_seq: merge.theirs.seq,
-            }));
-        }
-        // What was merged inside becomes merged into the target.
-        for inner in txn.merges(row.branch)? {
-            mutations.push(Mutation::Merge(MergeRow { target: row.target, seq: Seq::MAX, ..inner }));
-        }
-        mutations.push(Mutation::Txn(Box::new(done)));
-        match apply_at(engine, row.target, mutations, draft(op, id), point, caller) {
-            Ok(seq) => return Ok(CommitOutcome::Committed { txn: id, seq, summary }),
-            Err(FsError::WouldBlock) => drop(hold),
-            Err(error) => return Err(error.into()),
+        drop(hold);
+        if let Some(seq) = done {
+            return Ok(CommitOutcome::Committed { txn: id, seq, summary });
         }
     }
     Err(VersionError::new(ErrorKind::State, format!("transaction T{id} could not be committed")))
+}
+
+/// What a commit would come to.
+enum Attempt {
+    /// These rows, or a plan for many of them.
+    Applicable { mutations: Vec<Mutation>, summary: Summary, plan: Option<Box<Plan>> },
+    /// Nothing.
+    Conflicted(Vec<Conflict>),
+}
+
+/// Works a commit out on the target as it is now.
+fn attempted(
+    engine: &Engine,
+    row: &TxnRow,
+    detail: &Detail,
+    options: &CommitOptions<'_>,
+    reads: Option<&ReadSet>,
+    alone: bool,
+) -> Result<Attempt> {
+    let txn = snapshot(engine)?;
+    let base = State::new(engine, &*txn, View::as_of(row.target, row.base))?;
+    let head = State::new(engine, &*txn, View::live(row.target))?;
+    let hidden = State::new(engine, &*txn, view(row))?;
+    let delta = Delta::between(&base, &hidden)?;
+    let mut tried = Commit { base: &base, head: &head, hidden: &hidden, conflicts: Vec::new() };
+    let (changes, mut conflicts) = if options.rebase {
+        super::merge::rebase(&base, &head, &hidden, options.strategy, engine.point().1)?
+    } else {
+        tried.keys(&delta)?;
+        let changes = tried.changes(&delta)?;
+        if tried.conflicts.is_empty() {
+            tried.rules(&changes)?;
+        }
+        (changes, tried.conflicts)
+    };
+    if let Some(reads) = reads {
+        conflicts.extend(reads.validate(&base, &head)?);
+    }
+    if !conflicts.is_empty() {
+        return Ok(Attempt::Conflicted(conflicts));
+    }
+    let summary = Summary::of(&diff::lines(&base, &hidden, &delta)?);
+    drop(delta);
+    let done = TxnRow {
+        state: TxnState::Committed,
+        detail: Detail { conflicts: Vec::new(), reads: None, ..detail.clone() }.print(),
+        ..row.clone()
+    };
+    let mut mutations = changes.mutations()?;
+    drop(changes);
+    if let Some(merge) = &detail.merge {
+        mutations.push(Mutation::Merge(MergeRow {
+            target: row.target,
+            seq: Seq::MAX,
+            source: merge.theirs.branch,
+            source_seq: merge.theirs.seq,
+        }));
+    }
+    // What was merged inside becomes merged into the target.
+    for inner in txn.merges(row.branch)? {
+        mutations.push(Mutation::Merge(MergeRow { target: row.target, seq: Seq::MAX, ..inner }));
+    }
+    mutations.push(Mutation::Txn(Box::new(done)));
+    let plan = if !alone && mutations.len() >= engine.stage_min() {
+        Some(Plan::new(std::mem::take(&mut mutations), &head)?)
+    } else {
+        None
+    };
+    Ok(Attempt::Applicable { mutations, summary, plan: plan.map(Box::new) })
 }
 
 /// Applies rows that were worked out for a branch as it was at a point; `WouldBlock` where it has moved on.

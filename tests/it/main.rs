@@ -11,6 +11,7 @@ mod store_conformance;
 mod store_resolution;
 mod store_sqlite;
 mod version_cases;
+mod version_large;
 mod version_merge;
 mod version_past;
 mod version_prune;

@@ -234,8 +234,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
     #[test]
-    fn commits_agree_with_first_committer_wins(before in steps(6), mine in steps(8), others in steps(6)) {
-        let w = World::new();
+    fn commits_agree_with_first_committer_wins(
+        before in steps(6), mine in steps(8), others in steps(6), ahead in any::<bool>()
+    ) {
+        let w = World::either(ahead);
         let mut counter = 100;
         start(&w, &before, &mut counter);
         let (row, tx) = w.begin();
@@ -309,8 +311,10 @@ proptest! {
     }
 
     #[test]
-    fn strategies_always_decide_and_undo_always_returns(before in steps(6), mine in steps(8), others in steps(8), theirs in any::<bool>()) {
-        let w = World::new();
+    fn strategies_always_decide_and_undo_always_returns(
+        before in steps(6), mine in steps(8), others in steps(8), theirs in any::<bool>(), ahead in any::<bool>()
+    ) {
+        let w = World::either(ahead);
         let mut counter = 100;
         start(&w, &before, &mut counter);
         let side = w.branch("side", MAIN);

@@ -299,3 +299,42 @@ fn commits_get_through_beside_a_writer_that_never_rests() {
     assert!(w.engine.point().0 > Seq(60));
     w.check();
 }
+
+#[test]
+fn what_a_transaction_had_read_when_it_was_left_open_is_validated_by_every_later_commit() {
+    let w = World::new();
+    w.write(MAIN, "x", "1").unwrap();
+    w.write(MAIN, "free", "1").unwrap();
+    let begin = || {
+        let row = w.begin_on(MAIN.branch);
+        let draft =
+            stonefs::engine::EventDraft { op: stonefs::types::Op::Begin, txn: Some(row.id), old: None, new: None };
+        w.engine.update_txn(stonefs::store::TxnRow { serializable: true, ..row.clone() }, draft, &w.caller).unwrap();
+        w.write(txn::view(&row), &format!("result{}", row.id), "of x").unwrap();
+        row
+    };
+    let keep = |row: &stonefs::store::TxnRow, path: &str| {
+        let mut reads = ReadSet { contents: [w.ino(MAIN, path).unwrap()].into(), ..ReadSet::default() };
+        let odd = stonefs::types::Name::new(b"no UTF-8: \xff").unwrap();
+        reads.entries.insert((stonefs::types::Ino::ROOT, odd));
+        txn::keep_reads(&w.engine, row.id, &reads, &w.caller).unwrap();
+    };
+    let (stale, fresh) = (begin(), begin());
+    keep(&stale, "x");
+    keep(&fresh, "free");
+    w.write(MAIN, "x", "2").unwrap();
+    for rebase in [false, true, false] {
+        let options = CommitOptions { rebase, ..CommitOptions::default() };
+        match txn::commit(&w.engine, stale.id, &options, &w.caller).unwrap() {
+            CommitOutcome::Conflicted { conflicts, .. } => {
+                assert_eq!(kinds(&conflicts), [(Kind::Read, "/x".to_owned())], "rebase {rebase}");
+            }
+            other @ CommitOutcome::Committed { .. } => panic!("{other:?}"),
+        }
+    }
+    let options = CommitOptions { rebase: true, ..CommitOptions::default() };
+    let done = txn::commit(&w.engine, fresh.id, &options, &w.caller).unwrap();
+    assert!(matches!(done, CommitOutcome::Committed { .. }), "{done:?}");
+    let row = txn::find(&w.engine, fresh.id).unwrap();
+    assert_eq!(row.detail, "", "what was read is not kept longer than it is needed");
+}

@@ -23,11 +23,20 @@ pub struct World {
 
 impl World {
     pub fn new() -> World {
+        World::with(Options::default())
+    }
+
+    /// As the new world, or one in which every commit is written ahead of its event.
+    pub fn either(ahead: bool) -> World {
+        World::with(if ahead { Options { stage_min: 1, ..Options::default() } } else { Options::default() })
+    }
+
+    fn with(options: Options) -> World {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(FixedClock::new(START));
         let init = InitOptions { now: START, uid: 0, gid: 0, settings: Vec::new() };
         let store = SqliteStore::create(&dir.path().join("w.stone"), &init).unwrap();
-        let engine = Engine::open(Arc::new(store), clock.clone(), Options::default()).unwrap();
+        let engine = Engine::open(Arc::new(store), clock.clone(), options).unwrap();
         World { engine, clock, caller: Caller::default(), _dir: Some(dir) }
     }
 

@@ -62,7 +62,7 @@ fn options(memory: Memory) -> Options {
     let ample = Options { group_ms: 2, ..Options::default() };
     match memory {
         Memory::Ample => ample,
-        Memory::Little => Options { inodes_max: 2, blocks_max: 1000, dirty_max: 300_000, ..ample },
+        Memory::Little => Options { inodes_max: 2, blocks_max: 1000, dirty_max: 300_000, stage_min: 1, ..ample },
     }
 }
 

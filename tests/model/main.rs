@@ -161,7 +161,14 @@ fn random_walks_through_history_agree_with_the_reference() {
 #[test]
 fn random_transactions_agree_with_the_reference() {
     let taste = Taste { names: 50, attributes: 15, contents: 20, history: 5, transactions: 20, merges: 0, ends: 2 };
-    explore(50, taste, with_ample_memory);
+    explore(25, taste, with_ample_memory);
+}
+
+/// With little memory, each commit is written ahead of its event.
+#[test]
+fn random_transactions_that_are_written_ahead_agree_with_the_reference() {
+    let taste = Taste { names: 40, attributes: 15, contents: 25, history: 5, transactions: 20, merges: 8, ends: 8 };
+    explore(25, taste, with_little_memory);
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod read;
 mod repair;
 mod schema;
 mod shown;
+mod staged;
 mod temporal;
 mod temporary;
 mod touched;
@@ -39,7 +40,8 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 
 use self::connection::{Index, Log};
-use self::read::{Connected, SqliteRead};
+use self::read::{Connected, Snapshot, SqliteRead};
+use self::staged::Stagings;
 use self::write::{SqliteWrite, Writer};
 use super::{InitOptions, Prune, Pruned, ReadTxn, Result, Space, Store, StoreError, WriteTxn};
 
@@ -48,6 +50,9 @@ const IDLE_READERS: usize = 8;
 
 /// How long an estimate of space holds.
 const SHARE_AGE: Duration = Duration::from_secs(5);
+
+/// How long a check waits for a large commit that is being written.
+const CHECK_WAIT: Duration = Duration::from_secs(120);
 
 /// A database in one SQLite file.
 pub struct SqliteStore {
@@ -59,7 +64,7 @@ pub struct SqliteStore {
     readers: Mutex<Vec<Connection>>,
     /// A snapshot that the next reader goes on with if nothing was committed since: beginning one is half of what
     /// reading a row costs. It ends with the next look at the log, which it would keep from starting anew.
-    snapshot: Mutex<Option<(u64, Connection)>>,
+    snapshot: Mutex<Option<Snapshot>>,
     /// Counts the commits, and the times that the log was all in the database: a new snapshot is another one since.
     snapshots: Arc<AtomicU64>,
     /// `None` where the store is read-only.
@@ -72,6 +77,8 @@ pub struct SqliteStore {
     failed: AtomicBool,
     /// Whether content is compared with its hash when it is read.
     verifying: AtomicBool,
+    /// Whether readers have to look for rows that are written ahead of their event.
+    stagings: Stagings,
 }
 
 /// How the file was opened.
@@ -167,6 +174,7 @@ impl SqliteStore {
             closed: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             verifying: AtomicBool::new(false),
+            stagings: Stagings::default(),
         })
     }
 
@@ -204,6 +212,7 @@ impl SqliteStore {
             closed: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             verifying: AtomicBool::new(false),
+            stagings: Stagings::default(),
         })
     }
 
@@ -228,8 +237,8 @@ impl SqliteStore {
 
     /// Ends the snapshot that is kept for the next reader.
     fn end_snapshot(&self) {
-        if let Some((_, conn)) = self.snapshot.lock().take() {
-            read::end(self, conn);
+        if let Some(kept) = self.snapshot.lock().take() {
+            read::end(self, kept.conn);
         }
     }
 
@@ -365,8 +374,16 @@ impl Store for SqliteStore {
     }
 
     fn check(&self) -> Result<Vec<String>> {
-        let read = SqliteRead::begin(self)?;
-        check::check(read.conn()?)
+        let start = Instant::now();
+        loop {
+            let read = SqliteRead::begin(self)?;
+            // A commit that is half written would look like damage.
+            if read.hidden().is_none() || start.elapsed() > CHECK_WAIT || !self.is_written_here() {
+                return check::check(read.conn()?);
+            }
+            drop(read);
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn prune(&self, request: &Prune) -> Result<Pruned> {

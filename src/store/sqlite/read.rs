@@ -1,15 +1,18 @@
 //! Reads: one implementation for snapshots and for the writer's own view.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rusqlite::Connection;
 
-use super::{SqliteStore, chunk, entry, event, extent, inode, ledger, lines, process, touched, xattr};
+use super::staged::Staged;
+use super::{SqliteStore, chunk, entry, event, extent, inode, ledger, lines, process, staged, touched, xattr};
 use crate::store::{
     BranchRow, ChunkHash, Counters, DigestRow, EntryRow, EntryVersionRow, EventFilter, EventRow, ExtentRow, InodeRow,
-    MergeRow, ProcessKey, ProcessRow, ReadTxn, Result, StoreError, StoredRow, TagRow, Touched, TxnRow, VersionRow,
+    MergeRow, Period, ProcessKey, ProcessRow, ReadTxn, Result, StoreError, StoredRow, TagRow, Touched, TxnRow,
+    VersionRow,
 };
 use crate::types::{BranchId, ChunkId, Ino, Lineage, ProcId, Seq, Timestamp};
 
@@ -20,6 +23,27 @@ pub(super) trait Connected {
 
     /// Whether content is compared with its hash.
     fn verifying(&self) -> bool;
+
+    /// The commit that is being written and not to be seen yet.
+    fn hidden(&self) -> Option<Staged>;
+
+    /// The lineage that is to be read where this one was asked for.
+    fn seen<'l>(&self, lineage: &'l Lineage) -> Cow<'l, Lineage> {
+        match self.hidden() {
+            Some(staged) if lineage.0.iter().any(|s| staged.cut(s.branch, s.cut) != s.cut) => {
+                Cow::Owned(staged.hide(lineage))
+            }
+            _ => Cow::Borrowed(lineage),
+        }
+    }
+}
+
+/// A snapshot that is kept for the next reader.
+pub(super) struct Snapshot {
+    pub(super) conn: Connection,
+    /// The store's number of snapshots when it began.
+    number: u64,
+    hidden: Option<Staged>,
 }
 
 /// A snapshot, on a connection of the store's pool.
@@ -28,23 +52,29 @@ pub(super) struct SqliteRead<'s> {
     conn: Option<Connection>,
     /// The store's number of snapshots when it began.
     number: u64,
+    hidden: Option<Staged>,
 }
 
 impl<'s> SqliteRead<'s> {
     /// Begins a snapshot of what is committed now, or goes on with one that is still that.
     pub(super) fn begin(store: &'s SqliteStore) -> Result<SqliteRead<'s>> {
         let number = store.snapshots.load(Ordering::Acquire);
-        if let Some((then, conn)) = store.snapshot.lock().take() {
-            if then == number {
-                return Ok(SqliteRead { store, conn: Some(conn), number });
+        if let Some(kept) = store.snapshot.lock().take() {
+            if kept.number == number {
+                return Ok(SqliteRead { store, conn: Some(kept.conn), number, hidden: kept.hidden });
             }
-            end(store, conn);
+            end(store, kept.conn);
         }
+        let before = store.stagings.state();
         let conn = store.reader()?;
         conn.prepare_cached("BEGIN")?.execute([])?;
-        let this = SqliteRead { store, conn: Some(conn), number };
+        let mut this = SqliteRead { store, conn: Some(conn), number, hidden: None };
         // SQLite takes the snapshot at the first read.
-        ledger::counters(this.conn()?)?;
+        let counters = ledger::counters(this.conn()?)?;
+        // Where somebody else writes, nobody tells.
+        let quiet = store.is_written_here() && before.is_none_since(store.stagings.state());
+        let staged = if quiet { None } else { staged::of_version(this.conn()?)? };
+        this.hidden = staged.filter(|staged| counters.seq < staged.at);
         Ok(this)
     }
 }
@@ -62,8 +92,9 @@ impl Drop for SqliteRead<'_> {
         if self.store.snapshots.load(Ordering::Acquire) != self.number || !self.store.is_written_here() {
             return end(self.store, conn);
         }
-        if let Some((_, other)) = self.store.snapshot.lock().replace((self.number, conn)) {
-            end(self.store, other);
+        let kept = Snapshot { conn, number: self.number, hidden: self.hidden };
+        if let Some(other) = self.store.snapshot.lock().replace(kept) {
+            end(self.store, other.conn);
         }
     }
 }
@@ -76,6 +107,15 @@ impl Connected for SqliteRead<'_> {
     fn verifying(&self) -> bool {
         self.store.verifying.load(Ordering::Acquire)
     }
+
+    fn hidden(&self) -> Option<Staged> {
+        self.hidden
+    }
+}
+
+/// Makes a period what it is without a staged commit; `false` where there is none then.
+fn show(staged: &Staged, period: &mut Period) -> bool {
+    staged.period(*period).map(|shown| *period = shown).is_some()
 }
 
 impl<T: Connected> ReadTxn for T {
@@ -83,28 +123,32 @@ impl<T: Connected> ReadTxn for T {
         ledger::counters(self.conn()?)
     }
 
+    fn is_staging(&self) -> Result<bool> {
+        Ok(staged::of_version(self.conn()?)?.is_some())
+    }
+
     fn inode(&self, lineage: &Lineage, ino: Ino) -> Result<Option<InodeRow>> {
-        inode::find(self.conn()?, lineage, ino)
+        inode::find(self.conn()?, &self.seen(lineage), ino)
     }
 
     fn entry(&self, lineage: &Lineage, parent: Ino, name: &[u8]) -> Result<Option<EntryRow>> {
-        entry::find(self.conn()?, lineage, parent, name)
+        entry::find(self.conn()?, &self.seen(lineage), parent, name)
     }
 
     fn entries(&self, lineage: &Lineage, parent: Ino) -> Result<Vec<EntryRow>> {
-        entry::list(self.conn()?, lineage, parent)
+        entry::list(self.conn()?, &self.seen(lineage), parent)
     }
 
     fn names_of(&self, lineage: &Lineage, ino: Ino) -> Result<Vec<EntryRow>> {
-        entry::names_of(self.conn()?, lineage, ino)
+        entry::names_of(self.conn()?, &self.seen(lineage), ino)
     }
 
     fn xattrs(&self, lineage: &Lineage, ino: Ino) -> Result<Vec<(Vec<u8>, Arc<[u8]>)>> {
-        xattr::list(self.conn()?, lineage, ino)
+        xattr::list(self.conn()?, &self.seen(lineage), ino)
     }
 
     fn extents(&self, lineage: &Lineage, ino: Ino, data_from: Seq, range: Range<u64>) -> Result<Vec<ExtentRow>> {
-        extent::list(self.conn()?, lineage, ino, data_from, range)
+        extent::list(self.conn()?, &self.seen(lineage), ino, data_from, range)
     }
 
     fn chunk(&self, id: ChunkId) -> Result<Arc<[u8]>> {
@@ -148,15 +192,27 @@ impl<T: Connected> ReadTxn for T {
     }
 
     fn versions(&self, lineage: &Lineage, ino: Ino) -> Result<Vec<VersionRow>> {
-        inode::versions(self.conn()?, lineage, ino)
+        let mut versions = inode::versions(self.conn()?, &self.seen(lineage), ino)?;
+        if let Some(staged) = self.hidden() {
+            versions.retain_mut(|version| show(&staged, &mut version.period));
+        }
+        Ok(versions)
     }
 
     fn entry_versions(&self, lineage: &Lineage, parent: Ino, name: &[u8]) -> Result<Vec<EntryVersionRow>> {
-        entry::versions(self.conn()?, lineage, parent, name)
+        let mut versions = entry::versions(self.conn()?, &self.seen(lineage), parent, name)?;
+        if let Some(staged) = self.hidden() {
+            versions.retain_mut(|version| show(&staged, &mut version.period));
+        }
+        Ok(versions)
     }
 
     fn past_names_of(&self, lineage: &Lineage, ino: Ino) -> Result<Vec<EntryVersionRow>> {
-        entry::past_names_of(self.conn()?, lineage, ino)
+        let mut versions = entry::past_names_of(self.conn()?, &self.seen(lineage), ino)?;
+        if let Some(staged) = self.hidden() {
+            versions.retain_mut(|version| show(&staged, &mut version.period));
+        }
+        Ok(versions)
     }
 
     fn process(&self, id: ProcId) -> Result<Option<ProcessRow>> {
@@ -176,11 +232,15 @@ impl<T: Connected> ReadTxn for T {
     }
 
     fn scan_rows(&self, visit: &mut dyn FnMut(StoredRow) -> Result<()>) -> Result<()> {
-        let conn = self.conn()?;
-        inode::scan(conn, visit)?;
-        entry::scan(conn, visit)?;
-        xattr::scan(conn, visit)?;
-        extent::scan(conn, visit)
+        let (conn, hidden) = (self.conn()?, self.hidden());
+        let mut visit = |row: StoredRow| match hidden {
+            None => visit(row),
+            Some(staged) => staged.row(row).map_or(Ok(()), &mut *visit),
+        };
+        inode::scan(conn, &mut visit)?;
+        entry::scan(conn, &mut visit)?;
+        xattr::scan(conn, &mut visit)?;
+        extent::scan(conn, &mut visit)
     }
 
     fn scan_chunks(&self, visit: &mut dyn FnMut(ChunkId, ChunkHash, &[u8]) -> Result<()>) -> Result<()> {
@@ -192,6 +252,7 @@ impl<T: Connected> ReadTxn for T {
     }
 
     fn touched(&self, branch: BranchId, from: Seq, to: Seq) -> Result<Touched> {
+        let to = self.hidden().map_or(to, |staged| staged.cut(branch, to));
         touched::touched(self.conn()?, branch, from, to)
     }
 }

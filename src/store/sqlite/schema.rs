@@ -19,6 +19,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../schema/0002_record.sql"),
     include_str!("../../../schema/0003_processes.sql"),
     include_str!("../../../schema/0004_postings.sql"),
+    include_str!("../../../schema/0005_staged.sql"),
 ];
 
 /// The version before which there were no postings.

@@ -203,6 +203,8 @@ pub(super) fn place(mutation: &Mutation) -> Option<(BranchId, Seq)> {
         | Mutation::Txn(_)
         | Mutation::Merge(_)
         | Mutation::Digest(_)
-        | Mutation::Setting(..) => None,
+        | Mutation::Setting(..)
+        | Mutation::Stage { .. }
+        | Mutation::Unstage { .. } => None,
     }
 }

@@ -66,7 +66,9 @@ pub(super) fn beyond<'a>(mutation: &'a Mutation, event: Option<&EventRow>) -> Op
         | Mutation::Txn(_)
         | Mutation::Merge(_)
         | Mutation::Digest(_)
-        | Mutation::Setting(..) => None,
+        | Mutation::Setting(..)
+        | Mutation::Stage { .. }
+        | Mutation::Unstage { .. } => None,
     }
 }
 

@@ -14,7 +14,10 @@ use super::chunk::{self, Encoder};
 use super::event::Paths;
 use super::posting::Postings;
 use super::read::Connected;
-use super::{SqliteStore, connection, entry, event, extent, inode, ledger, lines, process, temporal, touched, xattr};
+use super::staged::Staged;
+use super::{
+    SqliteStore, connection, entry, event, extent, inode, ledger, lines, process, staged, temporal, touched, xattr,
+};
 use crate::store::{BranchRow, COMPRESSION, ChunkData, EventRow, Group, Mutation, Result, StoreError, WriteTxn};
 use crate::types::{BranchId, ChunkId, Ino, Lineage, Segment, Seq};
 
@@ -40,6 +43,8 @@ pub(super) struct Writer {
     fresh: Ino,
     paths: Paths,
     encoder: Encoder,
+    /// The commit whose rows are being written ahead of its event.
+    staged: Option<Staged>,
     /// Chunks that were there already when somebody asked for them, since a collection began.
     pub(super) reused: Option<FxHashSet<ChunkId>>,
 }
@@ -56,6 +61,7 @@ impl Writer {
             fresh: Ino::ROOT,
             paths: Paths::new(),
             encoder: Encoder::new(None),
+            staged: None,
             reused: None,
         };
         writer.begin_once().map_err(|error| match error {
@@ -67,6 +73,12 @@ impl Writer {
         let above =
             writer.conn.query_row("SELECT coalesce(max(ino), 0)+1 FROM inode", [], |row| row.get::<_, i64>(0))?;
         writer.fresh = Ino(above as u64).max(ledger::counters(&writer.conn)?.next_ino);
+        if writer.staged.is_some() {
+            // A crash came in between: nothing of it was ever seen.
+            writer.unstage(u32::MAX)?;
+            writer.commit()?;
+            writer.begin()?;
+        }
         Ok(writer)
     }
 
@@ -80,6 +92,7 @@ impl Writer {
             return Err(StoreError::Corrupt(format!("branch {id} is no younger than its parent; restore a backup")));
         }
         self.paths.clear();
+        self.staged = staged::find(&self.conn)?;
         self.encoder = Encoder::new(ledger::setting(&self.conn, COMPRESSION)?.as_deref());
         Ok(())
     }
@@ -167,11 +180,20 @@ impl Writer {
             .collect();
         let mut postings = Postings::default();
         for mutation in &group.mutations {
-            if !group.unrecorded
-                && let Some((branch, at)) = temporal::place(mutation)
-                && let Some((ino, name)) = touched::beyond(mutation, events.get(&(branch, at)).copied())
-            {
-                touched::note(&self.conn, branch, at, ino, name)?;
+            if let Some((branch, at)) = temporal::place(mutation) {
+                let staged = self.staged.is_some_and(|staged| (staged.branch, staged.at) == (branch, at));
+                if let Some(other) = self.staged
+                    && other.branch == branch
+                    && at < other.at
+                {
+                    staged::yield_key(&self.conn, &other, mutation)?;
+                }
+                // What is staged is found by its notes, should it have to be taken away.
+                if (staged || !group.unrecorded)
+                    && let Some((ino, name)) = touched::beyond(mutation, events.get(&(branch, at)).copied())
+                {
+                    touched::note(&self.conn, branch, at, ino, name)?;
+                }
             }
             self.lines += u64::from(matches!(
                 mutation,
@@ -184,7 +206,36 @@ impl Writer {
             self.apply_one(mutation, &mut postings)?;
         }
         postings.write(&self.conn)?;
+        if self.staged.is_some_and(|staged| staged.at <= group.counters.seq) {
+            staged::end(&self.conn)?;
+            self.staged = None;
+        }
         ledger::put_counters(&self.conn, &group.counters)
+    }
+
+    /// Notes that rows are written ahead of an event.
+    fn stage(&mut self, branch: BranchId, at: Seq) -> Result<()> {
+        let staged = Staged { branch, at };
+        match self.staged {
+            Some(known) if known == staged => Ok(()),
+            Some(known) => Err(StoreError::Conflict(format!("rows of e{at} while those of e{} are written", known.at))),
+            None => {
+                staged::begin(&self.conn, &staged)?;
+                self.staged = Some(staged);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes up to so many keys of what is staged away.
+    fn unstage(&mut self, keys: u32) -> Result<()> {
+        if let Some(staged) = self.staged
+            && staged::take(&self.conn, &staged, keys)?
+        {
+            staged::end(&self.conn)?;
+            self.staged = None;
+        }
+        Ok(())
     }
 
     fn apply_one(&mut self, mutation: &Mutation, postings: &mut Postings) -> Result<()> {
@@ -243,6 +294,8 @@ impl Writer {
                 }
                 ledger::put_setting(conn, key, value.as_deref())
             }
+            Mutation::Stage { branch, at } => self.stage(*branch, *at),
+            Mutation::Unstage { keys } => self.unstage(*keys),
         }
     }
 }
@@ -283,11 +336,22 @@ impl Connected for SqliteWrite<'_> {
     fn verifying(&self) -> bool {
         self.store.verifying.load(Ordering::Acquire)
     }
+
+    fn hidden(&self) -> Option<Staged> {
+        None
+    }
 }
 
 impl WriteTxn for SqliteWrite<'_> {
     fn apply(&mut self, group: &Group) -> Result<()> {
-        self.writer()?.apply(group)
+        let store = self.store;
+        let writer = self.writer()?;
+        writer.apply(group)?;
+        // Readers must know before they can see the rows.
+        if writer.staged.is_some() {
+            store.stagings.begin();
+        }
+        Ok(())
     }
 
     fn commit(mut self: Box<Self>, durable: bool) -> Result<()> {
@@ -301,6 +365,9 @@ impl WriteTxn for SqliteWrite<'_> {
             return Err(error);
         }
         self.dirty = false;
+        if writer.staged.is_none() {
+            store.stagings.end();
+        }
         // The lock is taken again at once; if that fails, the next writer tries again and reports it.
         if let Err(error) = writer.begin() {
             log::warn!("after a commit: {error}");

@@ -104,6 +104,7 @@ pub fn merge(
                 aliases: plan.aliases.iter().filter(|pair| aliases.binary_search(pair).is_err()).copied().collect(),
             }),
             undo: None,
+            reads: None,
         };
         if !plan::unresolved(&plan.conflicts).is_empty() {
             let txn = wait(engine, target, point, plan, detail, options, caller)?;
