@@ -386,8 +386,7 @@ impl<'t> Changeset<'t> {
             (row.perm, row.uid, row.gid) = (source.perm, source.uid, source.gid);
             row.attr_seq = Seq::MAX;
             row.process = source.process;
-            let old = if head.is_some() { self.head.xattrs(ino)? } else { BTreeMap::new() };
-            let new = from.xattrs(from_ino)?;
+            let (old, new) = (self.head.xattrs(ino)?, from.xattrs(from_ino)?);
             for (name, value) in &new {
                 // What an inode had before its removal may be forgotten at any time: nothing of it is built upon.
                 if head.is_none() || old.get(name) != Some(value) {

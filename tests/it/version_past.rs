@@ -244,6 +244,22 @@ fn undo_brings_back_what_was_removed() {
     w.check();
 }
 
+#[test]
+fn undoing_a_removal_again_leaves_what_was_done_since() {
+    let w = World::new();
+    w.write(MAIN, "f", "1").unwrap();
+    let (row, tx) = w.begin();
+    w.rm(tx, "f").unwrap();
+    w.commits(&row);
+    undone(&w, UndoTarget::Txn(row.id));
+    w.write(MAIN, "f", "2").unwrap();
+    w.setxattr(MAIN, "f", "user.note", "n").unwrap();
+    let before = w.tree(MAIN);
+    undone(&w, UndoTarget::Txn(row.id));
+    assert_eq!(w.tree(MAIN), before);
+    w.check();
+}
+
 /// A world over a file that the test keeps, in which nothing is written out until somebody waits for it.
 fn slow(path: &Path) -> World {
     let store = if path.exists() {
@@ -316,6 +332,22 @@ fn a_file_with_a_name_survives_a_note_that_it_was_removed_while_open() {
 
 fn restore(w: &World, path: &str, at: stonefs::types::View) -> RestoreOutcome {
     restore::restore(&w.engine, BranchId::MAIN, path.as_bytes(), at, "", &w.caller).unwrap()
+}
+
+#[test]
+fn what_is_brought_back_has_the_attributes_of_then_and_no_others() {
+    let w = World::new();
+    w.write(MAIN, "f", "1").unwrap();
+    let then = w.now();
+    let ino = w.ino(MAIN, "f").unwrap();
+    w.setxattr(MAIN, "f", "user.note", "n").unwrap();
+    w.rm(MAIN, "f").unwrap();
+    restore(&w, "f", then);
+    assert_eq!(w.ino(MAIN, "f").unwrap(), ino);
+    for view in [MAIN, w.now()] {
+        assert!(w.engine.getxattr(view, ino, b"user.note").is_err(), "in {view:?}");
+    }
+    w.check();
 }
 
 #[test]
