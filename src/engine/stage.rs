@@ -323,12 +323,16 @@ impl Core {
             return self.retire(view, ino, at);
         };
         let node = self.loaded(view, ino)?;
-        node.removed = false;
+        let came_back = std::mem::replace(&mut node.removed, false);
         node.row = row;
         node.xattrs = None;
         if let Body::File(file) = &mut node.body {
             file.blocks.clear();
             file.known_from = u64::MAX;
+        }
+        if came_back {
+            // It was kept for those who have it open; now it has a name again, which outlives them.
+            self.push(Mutation::Orphan { branch: view.branch, ino, open: false });
         }
         Ok(())
     }

@@ -97,7 +97,8 @@ pub enum Mutation {
         branch: BranchId,
         /// Its number.
         ino: Ino,
-        /// Whether it became one, or is gone for good.
+        /// Whether it became one, or is none any more: gone for good, which comes right after the removal of the inode,
+        /// or brought back.
         open: bool,
     },
     /// An event of the record.
