@@ -304,8 +304,18 @@ impl Oracle {
             refusal.extend((length == 0).then_some(libc::EINVAL));
             refusal
         })?;
-        self.writable(view)?.fallocate(ino, offset, length, mode, caller, now)?;
-        self.wrote(handle);
+        let tree = self.writable(view)?;
+        let size = tree.content(ino)?.size();
+        tree.fallocate(ino, offset, length, mode, caller, now)?;
+        // What only reserves room is no change: the close that follows makes no version.
+        let changes = match mode {
+            Fallocate::KeepSize => false,
+            Fallocate::Extend => offset.saturating_add(length) > size,
+            Fallocate::PunchHole | Fallocate::ZeroRange | Fallocate::ZeroRangeKeepSize => true,
+        };
+        if changes {
+            self.wrote(handle);
+        }
         Ok(())
     }
 
