@@ -1,6 +1,6 @@
 //! Transactions: hidden branches that become visible in one step, or leave no trace but the record.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -290,18 +290,16 @@ fn attempted(
     };
     let mut mutations = changes.mutations()?;
     drop(changes);
-    if let Some(merge) = &detail.merge {
-        mutations.push(Mutation::Merge(MergeRow {
-            target: row.target,
-            seq: Seq::MAX,
-            source: merge.theirs.branch,
-            source_seq: merge.theirs.seq,
-        }));
+    // What it merges, and what was merged inside, becomes merged into the target: of each branch, up to the last point.
+    let mut inside: BTreeMap<BranchId, Seq> = BTreeMap::new();
+    let theirs = detail.merge.iter().map(|merge| (merge.theirs.branch, merge.theirs.seq));
+    for (source, at) in theirs.chain(txn.merges(row.branch)?.iter().map(|inner| (inner.source, inner.source_seq))) {
+        let upto = inside.entry(source).or_insert(at);
+        *upto = at.max(*upto);
     }
-    // What was merged inside becomes merged into the target.
-    for inner in txn.merges(row.branch)? {
-        mutations.push(Mutation::Merge(MergeRow { target: row.target, seq: Seq::MAX, ..inner }));
-    }
+    mutations.extend(inside.into_iter().map(|(source, source_seq)| {
+        Mutation::Merge(MergeRow { target: row.target, seq: Seq::MAX, source, source_seq })
+    }));
     mutations.push(Mutation::Txn(Box::new(done)));
     let plan = if !alone && mutations.len() >= engine.stage_min() {
         Some(Plan::new(std::mem::take(&mut mutations), &head)?)

@@ -327,3 +327,23 @@ fn branches_are_guarded_names() {
     branch::remove_tag(&w.engine, b"v1", &w.caller).unwrap();
     assert_eq!(branch::remove_tag(&w.engine, b"v1", &w.caller).unwrap_err().kind, ErrorKind::NotFound);
 }
+
+#[test]
+fn a_branch_that_a_transaction_merged_twice_is_merged_once_up_to_the_last_point() {
+    let w = World::new();
+    w.write(MAIN, "f", "1").unwrap();
+    let side = w.branch("side", MAIN);
+    let (row, tx) = w.begin();
+    for text in ["2", "3"] {
+        w.write(side, "g", text).unwrap();
+        merge_with(&w, side, tx, &MergeOptions::default());
+    }
+    w.commits(&row);
+    assert_eq!(w.read(MAIN, "g").unwrap(), "3");
+    w.write(side, "g", "4").unwrap();
+    merge_with(&w, side, MAIN, &MergeOptions::default());
+    assert_eq!(w.read(MAIN, "g").unwrap(), "4");
+    w.engine.sync().unwrap();
+    let proof = stonefs::audit::verify(w.engine.store().read().unwrap().as_ref()).unwrap();
+    assert!(proof.findings.is_empty(), "{:#?}", proof.findings);
+}
