@@ -646,6 +646,10 @@ impl Core {
                     }
                     keep
                 });
+                // A table keeps the room that it once needed, and a tree outlives its transaction.
+                if tree.nodes.len() < tree.nodes.capacity() / 4 {
+                    tree.nodes.shrink_to(2 * tree.nodes.len());
+                }
             }
             self.weight = weight;
             if weight <= max {
