@@ -79,25 +79,7 @@ enum AheadRecord {
 
 /// Where a row of a temporal table begins.
 fn begins(mutation: &Mutation) -> Option<Seq> {
-    match mutation {
-        Mutation::Inode { at, .. }
-        | Mutation::Entry { at, .. }
-        | Mutation::Xattr { at, .. }
-        | Mutation::Extent { at, .. }
-        | Mutation::ExtentsFrom { at, .. } => Some(*at),
-        Mutation::Orphan { .. }
-        | Mutation::Event(_)
-        | Mutation::Process(_)
-        | Mutation::Branch(_)
-        | Mutation::Tag(_)
-        | Mutation::TagRemoved(_)
-        | Mutation::Txn(_)
-        | Mutation::Merge(_)
-        | Mutation::Digest(_)
-        | Mutation::Setting(..)
-        | Mutation::Stage { .. }
-        | Mutation::Unstage { .. } => None,
-    }
+    mutation.place().map(|(_, at)| at)
 }
 
 impl Chain {

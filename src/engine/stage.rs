@@ -127,6 +127,7 @@ impl Stage<'_> {
         let lineage = self.engine.lineage(View::live(self.branch))?;
         let txn = self.engine.store().read()?;
         let mut data: Vec<Ino> = rows.iter().filter_map(writes_data).collect();
+        data.sort_unstable();
         data.dedup();
         for mutation in rows {
             match mutation {

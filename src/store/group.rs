@@ -148,3 +148,28 @@ pub struct Group {
     /// Whether the record is switched off, as only a benchmark does: what changed is not noted anywhere.
     pub unrecorded: bool,
 }
+
+impl Mutation {
+    /// The branch and point of a temporal change.
+    pub fn place(&self) -> Option<(BranchId, Seq)> {
+        match self {
+            Mutation::Inode { branch, at, .. }
+            | Mutation::Entry { branch, at, .. }
+            | Mutation::Xattr { branch, at, .. }
+            | Mutation::Extent { branch, at, .. }
+            | Mutation::ExtentsFrom { branch, at, .. } => Some((*branch, *at)),
+            Mutation::Orphan { .. }
+            | Mutation::Event(_)
+            | Mutation::Process(_)
+            | Mutation::Branch(_)
+            | Mutation::Tag(_)
+            | Mutation::TagRemoved(_)
+            | Mutation::Txn(_)
+            | Mutation::Merge(_)
+            | Mutation::Digest(_)
+            | Mutation::Setting(..)
+            | Mutation::Stage { .. }
+            | Mutation::Unstage { .. } => None,
+        }
+    }
+}

@@ -268,6 +268,7 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config { failure_persistence: None, ..Default::default() })]
         #[test]
         fn every_base_of_two_lines_is_pinned(numbers in proptest::collection::vec(0..u64::MAX, 200), before in 0..600u64) {
             let mut numbers = numbers.into_iter().cycle();

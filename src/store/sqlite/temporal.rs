@@ -1,6 +1,6 @@
 //! The rules of periods: which row decides, along a lineage, and what a change does to the rows.
 
-use crate::store::{Mutation, Period, Result, StoreError};
+use crate::store::{Period, Result, StoreError};
 use crate::types::{BranchId, Lineage, Segment, Seq};
 
 /// The point at which a segment is read: the present is just before infinity, so that one test
@@ -184,27 +184,4 @@ pub(super) fn change(newest: Option<(Seq, Seq)>, at: Seq, gone: bool, has_parent
             return Err(StoreError::Conflict(format!("a change at e{at} under a row of [e{from}, e{to})")));
         }
     })
-}
-
-/// The branch and point of a temporal change.
-pub(super) fn place(mutation: &Mutation) -> Option<(BranchId, Seq)> {
-    match mutation {
-        Mutation::Inode { branch, at, .. }
-        | Mutation::Entry { branch, at, .. }
-        | Mutation::Xattr { branch, at, .. }
-        | Mutation::Extent { branch, at, .. }
-        | Mutation::ExtentsFrom { branch, at, .. } => Some((*branch, *at)),
-        Mutation::Orphan { .. }
-        | Mutation::Event(_)
-        | Mutation::Process(_)
-        | Mutation::Branch(_)
-        | Mutation::Tag(_)
-        | Mutation::TagRemoved(_)
-        | Mutation::Txn(_)
-        | Mutation::Merge(_)
-        | Mutation::Digest(_)
-        | Mutation::Setting(..)
-        | Mutation::Stage { .. }
-        | Mutation::Unstage { .. } => None,
-    }
 }

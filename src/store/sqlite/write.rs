@@ -15,9 +15,7 @@ use super::event::Paths;
 use super::posting::Postings;
 use super::read::Connected;
 use super::staged::Staged;
-use super::{
-    SqliteStore, connection, entry, event, extent, inode, ledger, lines, process, staged, temporal, touched, xattr,
-};
+use super::{SqliteStore, connection, entry, event, extent, inode, ledger, lines, process, staged, touched, xattr};
 use crate::store::{BranchRow, COMPRESSION, ChunkData, EventRow, Group, Mutation, Result, StoreError, WriteTxn};
 use crate::types::{BranchId, ChunkId, Ino, Lineage, Segment, Seq};
 
@@ -180,7 +178,7 @@ impl Writer {
             .collect();
         let mut postings = Postings::default();
         for mutation in &group.mutations {
-            if let Some((branch, at)) = temporal::place(mutation) {
+            if let Some((branch, at)) = mutation.place() {
                 let staged = self.staged.is_some_and(|staged| (staged.branch, staged.at) == (branch, at));
                 if let Some(other) = self.staged
                     && other.branch == branch
