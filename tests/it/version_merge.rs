@@ -5,7 +5,7 @@ use stonefs::types::{BranchId, View};
 use stonefs::version::conflict::{ConflictKind as Kind, Side};
 use stonefs::version::merge::{self, MergeOptions, MergeOutcome, Resolve};
 use stonefs::version::txn::{self, CommitOutcome};
-use stonefs::version::{ErrorKind, branch};
+use stonefs::version::{ErrorKind, branch, restore};
 
 use crate::world::{MAIN, World, kinds};
 
@@ -346,4 +346,101 @@ fn a_branch_that_a_transaction_merged_twice_is_merged_once_up_to_the_last_point(
     w.engine.sync().unwrap();
     let proof = stonefs::audit::verify(w.engine.store().read().unwrap().as_ref()).unwrap();
     assert!(proof.findings.is_empty(), "{:#?}", proof.findings);
+}
+
+fn strategy(w: &World, source: View, target: View, take: Side) -> String {
+    let options = MergeOptions { strategy: Some(take), ..MergeOptions::default() };
+    let outcome = merge_with(w, source, target, &options);
+    assert!(matches!(outcome, MergeOutcome::Merged { .. }), "{outcome:?}");
+    w.check();
+    w.files(target)
+}
+
+fn bring(w: &World, target: View, path: &str, from: View) {
+    restore::restore(&w.engine, target.branch, path.as_bytes(), from, "", &w.caller).unwrap();
+}
+
+#[test]
+fn a_file_that_is_brought_back_beside_its_successor_is_another_file_again() {
+    let w = World::new();
+    w.write(MAIN, "f", "old").unwrap();
+    let (side, other, then) = (w.branch("side", MAIN), w.branch("other", MAIN), w.now());
+    w.save(side, "f", "new").unwrap();
+    clean(&w, side, other);
+    w.rename(side, "f", "moved").unwrap();
+    bring(&w, side, "f", then);
+    assert_eq!(w.files(side), "f=old moved=new");
+    clean(&w, side, MAIN);
+    assert_eq!(w.files(MAIN), "f=old moved=new", "though a merge has seen that one replaced the other");
+    w.check();
+}
+
+#[test]
+fn a_file_that_both_have_from_elsewhere_is_no_successor_on_one_side_only() {
+    let w = World::new();
+    w.write(MAIN, "f", "old").unwrap();
+    let (side, third) = (w.branch("side", MAIN), w.branch("third", MAIN));
+    w.write(third, "new", "n").unwrap();
+    bring(&w, side, "new", third);
+    bring(&w, MAIN, "new", third);
+    w.rename(side, "new", "f").unwrap();
+    w.write(side, "f", "changed").unwrap();
+    // Ours has both files, so the one that replaced the other is a change of itself, in conflict with nothing else.
+    assert_eq!(conflicts(&w, side, MAIN), one(Kind::AddAdd, "/new"));
+    assert_eq!(strategy(&w, side, MAIN, Side::Theirs), "f=changed new=changed");
+}
+
+#[test]
+fn names_of_a_file_that_both_added_merge_whoever_wins_its_content() {
+    for (take, files) in [(Side::Ours, "x=9 y=9"), (Side::Theirs, "x=1 y=1")] {
+        let w = World::new();
+        let side = w.branch("side", MAIN);
+        w.write(MAIN, "x", "1").unwrap();
+        bring(&w, side, "x", w.now());
+        w.rename(side, "x", "y").unwrap();
+        w.write(MAIN, "x", "9").unwrap();
+        assert_eq!(strategy(&w, side, MAIN, take), files);
+        assert_eq!(w.ino(MAIN, "x").unwrap(), w.ino(MAIN, "y").unwrap());
+    }
+}
+
+#[test]
+fn a_file_that_was_moved_onto_an_added_one_is_there_where_its_side_wins() {
+    for (take, files) in [(Side::Ours, "a=1 b=2"), (Side::Theirs, "b=1")] {
+        let w = World::new();
+        w.write(MAIN, "a", "1").unwrap();
+        let side = w.branch("side", MAIN);
+        w.write(MAIN, "b", "2").unwrap();
+        w.rename(side, "a", "b").unwrap();
+        assert_eq!(strategy(&w, side, MAIN, take), files);
+    }
+}
+
+#[test]
+fn what_was_added_where_a_changed_file_was_moved_is_not_lost() {
+    for (take, files) in [(Side::Ours, "g=2"), (Side::Theirs, "f=3 g=new")] {
+        let w = World::new();
+        w.write(MAIN, "f", "1").unwrap();
+        let side = w.branch("side", MAIN);
+        w.rename(MAIN, "f", "g").unwrap();
+        w.write(MAIN, "g", "2").unwrap();
+        w.write(side, "f", "3").unwrap();
+        w.write(side, "g", "new").unwrap();
+        assert_eq!(conflicts(&w, side, MAIN), [(Kind::Content, "/g".to_owned()), (Kind::AddAdd, "/g".to_owned())]);
+        assert_eq!(strategy(&w, side, MAIN, take), files);
+    }
+}
+
+#[test]
+fn a_name_that_only_what_is_removed_stood_at_costs_no_other_name() {
+    let w = World::new();
+    w.write(MAIN, "gone", "g").unwrap();
+    let side = w.branch("side", MAIN);
+    w.write(MAIN, "a", "1").unwrap();
+    bring(&w, side, "a", w.now());
+    w.rename(side, "a", "d").unwrap();
+    w.rm(side, "gone").unwrap();
+    w.rename(MAIN, "gone", "d").unwrap();
+    assert_eq!(conflicts(&w, side, MAIN), one(Kind::RenameDelete, "/d"));
+    assert_eq!(strategy(&w, side, MAIN, Side::Theirs), "a=1 d=1", "one file, with the names of both sides");
 }

@@ -141,22 +141,17 @@ impl<'t> Things<'t> {
     /// Directories, and equal files, that both added under one name are one.
     fn additions(&mut self) {
         // From the root down, as what a directory is decides what its names are.
-        let mut dirs = vec![self.of[&Ino::ROOT]];
-        while let Some(dir) = dirs.pop() {
-            let entries = |tree: &Tree, things: &Things<'_>| -> BTreeMap<Vec<u8>, Ino> {
-                let dir = things.member(tree, dir);
-                dir.and_then(|dir| tree.entries(dir).ok().cloned()).unwrap_or_default()
-            };
-            let (mine, others) = (entries(self.ours, self), entries(self.theirs, self));
-            for (name, &b) in &others {
-                let Some(&a) = mine.get(name) else { continue };
-                let (x, y) = (&self.ours.nodes[&a], &self.theirs.nodes[&b]);
-                if self.is_new(a) && self.is_new(b) && x.kind == y.kind && same_content(x, y) {
-                    self.join(a, b);
-                }
+        let depth = |dir: Ino| self.theirs.paths(dir).first().map_or(0, |path| path.split(|&b| b == b'/').count());
+        let mut names: Vec<_> =
+            places(self.theirs).into_iter().map(|((dir, name), ino)| (depth(dir), dir, name, ino)).collect();
+        names.sort_by_key(|&(depth, dir, ..)| (dir != Ino::ROOT, depth, dir));
+        for (_, dir, name, b) in names {
+            let Some(dir) = self.member(self.ours, self.of[&dir]) else { continue };
+            let Some(&a) = self.ours.entries(dir).ok().and_then(|entries| entries.get(&name)) else { continue };
+            let (x, y) = (&self.ours.nodes[&a], &self.theirs.nodes[&b]);
+            if self.is_new(a) && self.is_new(b) && x.kind == y.kind && same_content(x, y) {
+                self.join(a, b);
             }
-            let children = others.values().filter(|&&child| self.theirs.is_dir(child));
-            dirs.extend(children.map(|child| self.of[child]));
         }
     }
 

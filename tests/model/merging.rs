@@ -31,6 +31,14 @@ struct Three {
     theirs: Tree,
 }
 
+impl Three {
+    /// One line a tree.
+    fn show(&self) -> String {
+        let base = self.base.as_ref().map_or_else(|| String::from("unknown"), Tree::show);
+        format!("\n  base {base}\n  ours {}\n  theirs {}", self.ours.show(), self.theirs.show())
+    }
+}
+
 impl Pair {
     pub fn merge(&mut self, from: u8, back: Option<u8>, into: u8, strategy: u8, keep: bool) -> Check<Effect> {
         let (source, target) = (self.oracle.named_branch(from), self.oracle.branch(into));
@@ -63,6 +71,19 @@ impl Pair {
         }
         let got =
             merge::merge(&engine, view, target, &options, &caller(0)).map_err(|error| format!("merge: {error}"))?;
+        let came = self.merge_came(got, from, (target, take), &three, want, keep);
+        came.map_err(|error| format!("{error}{}", three.show()))
+    }
+
+    fn merge_came(
+        &mut self,
+        got: MergeOutcome,
+        from: Point,
+        (target, take): (BranchId, Option<Take>),
+        three: &Three,
+        want: Option<Merged>,
+        keep: bool,
+    ) -> Check<Effect> {
         match got {
             MergeOutcome::UpToDate => {
                 ensure!(want.is_none_or(|want| !want.any), "it is said to be up to date, there is something to merge");
@@ -70,7 +91,7 @@ impl Pair {
                 Ok(Effect::Nothing)
             }
             MergeOutcome::Merged { txn, seq, decided, .. } => {
-                let same = self.merge_made(target, take, &three, want, &decided)?;
+                let same = self.merge_made(target, take, three, want, &decided)?;
                 self.oracle.merged((target, seq), from, &same);
                 self.oracle.world.commits.insert(seq, Commit { txn, target, inverts: None });
                 Ok(Effect::Made(Op::Merge))
@@ -80,10 +101,10 @@ impl Pair {
                 ensure!(take.is_none(), "a strategy left conflicts: {}", show(&conflicts));
                 let mut same = Vec::new();
                 if let Some(want) = &want {
-                    check_conflicts(&three, want, &conflicts)?;
+                    check_conflicts(three, want, &conflicts)?;
                     same.clone_from(&want.same);
                 }
-                self.merge_waits(txn, target, &three, want.as_ref(), &conflicts, Waiting { from, same })?;
+                self.merge_waits(txn, target, three, want.as_ref(), &conflicts, Waiting { from, same })?;
                 if keep && self.oracle.world.txns.len() <= 3 { Ok(Effect::Made(Op::Merge)) } else { self.rollback(txn) }
             }
         }
@@ -287,8 +308,13 @@ impl Pair {
                 let attributes = (conflict.kind == ConflictKind::Attributes).then_some((attr.perm, attr.uid, attr.gid));
                 Ok((content, attributes))
             };
-            let Ok(have) = read(hidden, mine) else { continue }; // removed by hand since
-            ensure!(have == read(side, from)?, "{} is not as it was resolved", conflict.path);
+            // It may have been removed by hand since, and still be open.
+            if !engine.getattr(hidden, mine).is_ok_and(|attr| attr.nlink > 0) {
+                continue;
+            }
+            let have = read(hidden, mine)?;
+            let want = read(side, from)?;
+            ensure!(have == want, "{} is {have:?}, but was resolved as {want:?}", show(std::slice::from_ref(conflict)));
         }
         Ok(())
     }

@@ -153,3 +153,63 @@ fn regression_half_a_merge_does_not_outlive_a_crash() {
         Check,
     ]);
 }
+
+#[test]
+fn regression_two_files_that_a_merge_took_for_one_are_two_where_both_are() {
+    check(&[
+        Mkdir { at: Place { branch: 0, dir: 0, name: 139 }, mode: 416, umask: 0, who: 1 },
+        Create { at: Place { branch: 1, dir: 5, name: 1 }, mode: 420, umask: 0, flags: 6, who: 0 },
+        Fork { branch: 3, back: None, name: 4 },
+        Mkdir { at: Place { branch: 0, dir: 2, name: 138 }, mode: 416, umask: 18, who: 1 },
+        Mkdir { at: Place { branch: 3, dir: 4, name: 2 }, mode: 420, umask: 23, who: 2 },
+        Create { at: Place { branch: 0, dir: 0, name: 2 }, mode: 1592, umask: 18, flags: 5, who: 1 },
+        Create { at: Place { branch: 0, dir: 3, name: 156 }, mode: 416, umask: 23, flags: 7, who: 2 },
+        Begin { branch: 0, run: false, serializable: true },
+        Rename { from: Place { branch: 0, dir: 1, name: 166 }, to: Place { branch: 0, dir: 5, name: 162 }, mode: 0 },
+        Fork { branch: 0, back: Some(85), name: 2 },
+        Merge { from: 1, back: None, into: 0, strategy: 5, keep: false },
+        Merge { from: 3, back: None, into: 2, strategy: 0, keep: false },
+    ]);
+}
+
+#[test]
+fn regression_a_file_that_both_have_succeeds_none_that_one_has_moved() {
+    check(&[
+        Create { at: Place { branch: 0, dir: 4, name: 155 }, mode: 493, umask: 0, flags: 1, who: 0 },
+        Create { at: Place { branch: 0, dir: 2, name: 1 }, mode: 511, umask: 18, flags: 2, who: 0 },
+        Create { at: Place { branch: 0, dir: 3, name: 144 }, mode: 1432, umask: 0, flags: 1, who: 1 },
+        Unlink { at: Place { branch: 0, dir: 3, name: 160 } },
+        Write { handle: 5, offset: 0, length: 3, seed: 162, kill_suid: false, who: 1 },
+        Link { from: Target { branch: 0, node: 1 }, at: Place { branch: 0, dir: 1, name: 2 } },
+        ReadPast { branch: 3, back: 68 },
+        Begin { branch: 0, run: false, serializable: false },
+        Restore { on: Target { branch: 1, node: 15 }, from: Some(2), back: 7 },
+        Begin { branch: 1, run: false, serializable: false },
+        Rename { from: Place { branch: 0, dir: 1, name: 167 }, to: Place { branch: 0, dir: 4, name: 4 }, mode: 1 },
+        Mknod { at: Place { branch: 0, dir: 0, name: 146 }, kind: 0, mode: 420, umask: 18, rdev: 570, who: 1 },
+        Rename { from: Place { branch: 0, dir: 0, name: 134 }, to: Place { branch: 1, dir: 2, name: 137 }, mode: 4 },
+        Merge { from: 3, back: None, into: 4, strategy: 3, keep: true },
+        Symlink { at: Place { branch: 0, dir: 4, name: 153 }, length: 15, who: 1 },
+        Rename { from: Place { branch: 0, dir: 3, name: 153 }, to: Place { branch: 0, dir: 2, name: 131 }, mode: 1 },
+        Merge { from: 4, back: None, into: 3, strategy: 3, keep: true },
+    ]);
+}
+
+#[test]
+fn regression_what_was_removed_by_hand_has_nothing_to_be_resolved() {
+    check(&[
+        Fork { branch: 0, back: Some(90), name: 2 },
+        Create { at: Place { branch: 3, dir: 4, name: 145 }, mode: 3161, umask: 23, flags: 5, who: 0 },
+        Unlink { at: Place { branch: 0, dir: 5, name: 138 } },
+        Create { at: Place { branch: 2, dir: 1, name: 0 }, mode: 511, umask: 0, flags: 3, who: 1 },
+        Merge { from: 1, back: None, into: 1, strategy: 1, keep: true },
+        Seal { branch: None },
+        Rename { from: Place { branch: 0, dir: 4, name: 157 }, to: Place { branch: 0, dir: 5, name: 145 }, mode: 0 },
+        Merge { from: 2, back: None, into: 3, strategy: 4, keep: false },
+        Setxattr { on: Target { branch: 1, node: 4 }, name: 4, value: 4, mode: 2 },
+        Merge { from: 1, back: Some(9), into: 2, strategy: 1, keep: true },
+        Unlink { at: Place { branch: 0, dir: 2, name: 129 } },
+        Merge { from: 0, back: Some(0), into: 2, strategy: 0, keep: true },
+        Resolve { txn: 0, conflict: 69, all: false, how: 2 },
+    ]);
+}

@@ -252,6 +252,25 @@ impl Tree {
         found
     }
 
+    /// Every path with its inode, in one line.
+    pub fn show(&self) -> String {
+        let mut lines = Vec::new();
+        for (&ino, node) in &self.nodes {
+            let what = match &node.body {
+                Body::File(content) => format!("{content:?}"),
+                Body::Dir { .. } | Body::Symlink(_) | Body::Special => String::new(),
+            };
+            for path in self.paths(ino) {
+                let owner = (node.uid, node.gid, node.xattrs.len());
+                let path = path.escape_ascii();
+                lines
+                    .push(format!("{path}:{ino} {:?} {:o} {owner:?} {what} {:?}", node.kind, node.perm, node.replaced));
+            }
+        }
+        lines.sort();
+        lines.join("; ")
+    }
+
     fn touch(&mut self, dir: Ino, now: Timestamp) {
         let node = self.get(dir);
         node.mtime = now;

@@ -1,9 +1,10 @@
 //! Which inodes of three states are one thing: by number, as successors (saved by renaming over),
 //! and as aliases (added on both sides and merged).
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::conflict::Triple;
+use super::super::conflict::{ConflictKind, Triple};
 use super::super::delta::Delta;
 use super::super::error::Result;
 use super::super::state::{Place, State, same_content};
@@ -20,7 +21,7 @@ pub(crate) enum Which {
     Theirs,
 }
 
-/// Numbers that stand for one thing.
+/// Numbers that stand for one thing, under the smallest of them.
 #[derive(Clone, Debug, Default)]
 struct Classes {
     canon: BTreeMap<Ino, Ino>,
@@ -32,9 +33,9 @@ impl Classes {
         self.canon.get(&ino).copied().unwrap_or(ino)
     }
 
-    /// Lets `other` be the same as `first`, whose name for the pair is kept.
-    fn join(&mut self, first: Ino, other: Ino) {
-        let (first, other) = (self.canon(first), self.canon(other));
+    fn join(&mut self, a: Ino, b: Ino) {
+        let (a, b) = (self.canon(a), self.canon(b));
+        let (first, other) = (a.min(b), a.max(b));
         if first == other {
             return;
         }
@@ -47,11 +48,41 @@ impl Classes {
     }
 }
 
-/// Successors on one side: inode there, and the thing that it stands for.
+/// Pairs that earlier merges found. They are looked at where they are asked about: there may be many, and a merge
+/// costs what changed.
 #[derive(Clone, Debug, Default)]
-struct Successors {
-    of: BTreeMap<Ino, Ino>,
-    now: BTreeMap<Ino, Ino>,
+struct Known {
+    pairs: BTreeMap<Ino, BTreeSet<Ino>>,
+    seen: BTreeSet<Ino>,
+}
+
+impl Known {
+    fn new(aliases: &[(Ino, Ino)]) -> Known {
+        let mut known = Known::default();
+        for (a, b) in aliases {
+            known.pairs.entry(*a).or_default().insert(*b);
+            known.pairs.entry(*b).or_default().insert(*a);
+        }
+        known
+    }
+
+    /// Takes out all pairs that hang together with a number, the smallest first.
+    fn take(&mut self, ino: Ino) -> Vec<(Ino, Ino)> {
+        if !self.pairs.contains_key(&ino) || self.seen.contains(&ino) {
+            return Vec::new();
+        }
+        let mut found = BTreeSet::new();
+        let mut waiting = vec![ino];
+        while let Some(ino) = waiting.pop() {
+            if self.seen.insert(ino) {
+                for other in self.pairs.get(&ino).into_iter().flatten() {
+                    found.insert((ino.min(*other), ino.max(*other)));
+                    waiting.push(*other);
+                }
+            }
+        }
+        found.into_iter().collect()
+    }
 }
 
 /// The three states of a merge, seen as one set of things.
@@ -61,9 +92,8 @@ pub(crate) struct Things<'t> {
     pub theirs: &'t State<'t>,
     /// What theirs changed since the base.
     pub delta: Delta,
-    classes: Classes,
-    ours_successors: Successors,
-    theirs_successors: Successors,
+    known: RefCell<Known>,
+    classes: RefCell<Classes>,
 }
 
 impl<'t> Things<'t> {
@@ -74,23 +104,12 @@ impl<'t> Things<'t> {
         theirs: &'t State<'t>,
         aliases: &[(Ino, Ino)],
     ) -> Result<Things<'t>> {
-        let mut classes = Classes::default();
-        for (of_theirs, of_ours) in aliases {
-            classes.join(*of_ours, *of_theirs);
-        }
         let delta = Delta::between(base, theirs)?;
         let mine = Delta::between(base, ours)?;
-        let mut things = Things {
-            base,
-            ours,
-            theirs,
-            delta,
-            classes,
-            ours_successors: Successors::default(),
-            theirs_successors: Successors::default(),
-        };
-        things.ours_successors = things.successors(&mine, ours)?;
-        things.theirs_successors = things.successors(&things.delta, theirs)?;
+        let known = RefCell::new(Known::new(aliases));
+        let things = Things { base, ours, theirs, delta, known, classes: RefCell::default() };
+        things.join_successors(&mine, ours)?;
+        things.join_successors(&things.delta, theirs)?;
         things.join_additions()?;
         Ok(things)
     }
@@ -103,26 +122,39 @@ impl<'t> Things<'t> {
         }
     }
 
-    /// The thing that an inode of a state stands for.
-    pub fn thing(&self, which: Which, ino: Ino) -> Ino {
-        let successors = match which {
-            Which::Base => None,
-            Which::Ours => Some(&self.ours_successors),
-            Which::Theirs => Some(&self.theirs_successors),
+    /// The thing that an inode stands for.
+    pub fn thing(&self, ino: Ino) -> Result<Ino> {
+        let pairs = self.known.borrow_mut().take(ino);
+        for (a, b) in pairs {
+            self.join_canons(a, b)?;
+        }
+        Ok(self.classes.borrow().canon(ino))
+    }
+
+    /// Lets two numbers be one thing, unless they are two things in one of the states: what an earlier merge found to
+    /// be one may be two by now, as an undo or a restore brings back what was replaced.
+    fn join(&self, a: Ino, b: Ino) -> Result<()> {
+        self.thing(a)?;
+        self.thing(b)?;
+        self.join_canons(a, b)
+    }
+
+    fn join_canons(&self, a: Ino, b: Ino) -> Result<()> {
+        let (a, b) = {
+            let classes = self.classes.borrow();
+            (classes.canon(a), classes.canon(b))
         };
-        successors.and_then(|s| s.of.get(&ino).copied()).unwrap_or_else(|| self.classes.canon(ino))
+        for state in [self.base, self.ours, self.theirs] {
+            if self.member(state, a)?.is_some() && self.member(state, b)?.is_some() {
+                return Ok(());
+            }
+        }
+        self.classes.borrow_mut().join(a, b);
+        Ok(())
     }
 
     /// The inode that is a thing in a state; `None` where the state lacks it.
     pub fn actual(&self, which: Which, thing: Ino) -> Result<Option<Ino>> {
-        let successors = match which {
-            Which::Base => None,
-            Which::Ours => Some(&self.ours_successors),
-            Which::Theirs => Some(&self.theirs_successors),
-        };
-        if let Some(ino) = successors.and_then(|s| s.now.get(&thing)) {
-            return Ok(Some(*ino));
-        }
         self.member(self.state(which), thing)
     }
 
@@ -130,7 +162,7 @@ impl<'t> Things<'t> {
         if state.inode(thing)?.is_some() {
             return Ok(Some(thing));
         }
-        for ino in self.classes.members.get(&thing).into_iter().flatten() {
+        for ino in self.classes.borrow().members.get(&thing).into_iter().flatten() {
             if state.inode(*ino)?.is_some() {
                 return Ok(Some(*ino));
             }
@@ -142,7 +174,23 @@ impl<'t> Things<'t> {
     pub fn names(&self, which: Which, thing: Ino) -> Result<BTreeSet<Place>> {
         let Some(ino) = self.actual(which, thing)? else { return Ok(BTreeSet::new()) };
         let names = self.state(which).names(ino)?;
-        Ok(names.into_iter().map(|(parent, name)| (self.thing(which, parent), name)).collect())
+        names.into_iter().map(|(parent, name)| Ok((self.thing(parent)?, name))).collect()
+    }
+
+    /// The names that a thing of both sides has when they are merged. Names are sets: what either removed goes, what
+    /// either added comes. The kind of conflict where both moved it, and elsewhere.
+    pub fn merged_names(&self, thing: Ino) -> Result<std::result::Result<BTreeSet<Place>, ConflictKind>> {
+        let base = self.names(Which::Base, thing)?;
+        let ours = self.names(Which::Ours, thing)?;
+        let theirs = self.names(Which::Theirs, thing)?;
+        let gained: BTreeSet<Place> = theirs.difference(&base).cloned().collect();
+        let lost: BTreeSet<Place> = base.difference(&theirs).cloned().collect();
+        let our_gain: BTreeSet<Place> = ours.difference(&base).cloned().collect();
+        if lost.iter().any(|place| !ours.contains(place)) && gained != our_gain {
+            let moved = !gained.is_empty() && !our_gain.is_empty();
+            return Ok(Err(if moved { ConflictKind::RenameRename } else { ConflictKind::RenameDelete }));
+        }
+        Ok(Ok(ours.difference(&lost).chain(&gained).cloned().collect()))
     }
 
     /// A thing in all three states.
@@ -154,15 +202,12 @@ impl<'t> Things<'t> {
         })
     }
 
-    /// All pairs of numbers (theirs, ours) that stand for one thing, to be kept with the merge.
-    pub fn aliases(&self) -> Result<Vec<(Ino, Ino)>> {
-        let mut pairs: Vec<(Ino, Ino)> = self.classes.canon.iter().map(|(ino, canon)| (*ino, *canon)).collect();
-        for (ino, thing) in self.theirs_successors.of.iter().chain(&self.ours_successors.of) {
-            pairs.push((*ino, *thing));
-        }
+    /// All pairs of numbers that stand for one thing, to be kept with the merge.
+    pub fn aliases(&self) -> Vec<(Ino, Ino)> {
+        let classes = self.classes.borrow();
+        let mut pairs: Vec<(Ino, Ino)> = classes.canon.iter().map(|(ino, canon)| (*canon, *ino)).collect();
         pairs.sort_unstable();
-        pairs.dedup();
-        Ok(pairs)
+        pairs
     }
 
     /// How deep a thing is in a state; things that are not there come first.
@@ -174,16 +219,13 @@ impl<'t> Things<'t> {
 
     /// Whether the base lacks the thing that an inode stands for.
     fn is_new(&self, ino: Ino) -> Result<bool> {
-        Ok(self.member(self.base, self.classes.canon(ino))?.is_none())
+        Ok(self.member(self.base, self.thing(ino)?)?.is_none())
     }
 
-    fn successors(&self, delta: &Delta, state: &State<'_>) -> Result<Successors> {
-        let mut found = Successors::default();
-        let mut note = |ino: Ino, thing: Ino| {
-            if !found.of.contains_key(&ino) && !found.now.contains_key(&thing) {
-                found.of.insert(ino, thing);
-                found.now.insert(thing, ino);
-            }
+    /// Joins what replaced another file on a side, or stands where it stood, with that, unless it is there itself.
+    fn join_successors(&self, delta: &Delta, side: &State<'_>) -> Result<()> {
+        let succeeds = |ino: Ino, thing: Ino| -> Result<()> {
+            if self.member(side, thing)?.is_none() { self.join(thing, ino) } else { Ok(()) }
         };
         // First those that the record tells, by the inode whose name they took.
         for (ino, change) in &delta.inodes {
@@ -194,55 +236,50 @@ impl<'t> Things<'t> {
             let mut previous = row.predecessor;
             for _ in 0..CHAIN_MAX {
                 let Some(ino_before) = previous else { break };
-                let thing = self.classes.canon(ino_before);
+                let thing = self.thing(ino_before)?;
                 if self.member(self.base, thing)?.is_some() {
-                    if self.member(state, thing)?.is_none() {
-                        note(*ino, thing);
-                    }
+                    succeeds(*ino, thing)?;
                     break;
                 }
-                let versions = state.txn.versions(&state.lineage, ino_before)?;
+                let versions = side.txn.versions(&side.lineage, ino_before)?;
                 previous = versions.into_iter().rev().find_map(|version| version.row).and_then(|row| row.predecessor);
             }
         }
         // Then those that stand at the same name.
-        for (old, new) in delta.entries.values() {
-            let (Some((old, old_kind)), Some((new, kind))) = (old, new) else { continue };
-            if old == new || old_kind != kind || *kind == Kind::Dir || !self.is_new(*new)? {
-                continue;
-            }
-            let thing = self.classes.canon(*old);
-            if self.member(self.base, thing)?.is_some() && self.member(state, thing)?.is_none() {
-                note(*new, thing);
+        for ((parent, name), (old, _)) in &delta.entries {
+            let (Some((old, old_kind)), Some(dir)) = (old, self.member(side, self.thing(*parent)?)?) else { continue };
+            let Some((new, kind)) = side.entry(dir, name)? else { continue };
+            if *old != new && *old_kind == kind && kind != Kind::Dir && self.is_new(new)? {
+                succeeds(new, self.thing(*old)?)?;
             }
         }
-        Ok(found)
+        Ok(())
     }
 
-    /// Joins what is new on both sides at one name: directories, and equal files.
-    fn join_additions(&mut self) -> Result<()> {
+    /// Joins what is new on both sides at one name: directories, and equal files. From the root down, as what a
+    /// directory is decides what its names are.
+    fn join_additions(&self) -> Result<()> {
         let mut added = Vec::new();
         for (ino, change) in &self.delta.inodes {
-            let thing = self.thing(Which::Theirs, *ino);
-            if change.after.is_some() && self.actual(Which::Base, thing)?.is_none() {
-                added.push((self.depth(Which::Theirs, thing)?, *ino));
+            if change.after.is_some() && self.is_new(*ino)? {
+                for (parent, name) in self.theirs.names(*ino)? {
+                    let depth = self.depth(Which::Theirs, self.thing(parent)?)?;
+                    added.push((depth, parent, name, *ino));
+                }
             }
         }
         added.sort_unstable();
-        for (_, ino) in added {
-            for (parent, name) in self.theirs.names(ino)? {
-                let Some(dir) = self.actual(Which::Ours, self.thing(Which::Theirs, parent))? else { continue };
-                let Some((mine, kind)) = self.ours.entry(dir, &name)? else { continue };
-                let thing = self.thing(Which::Ours, mine);
-                if thing == self.thing(Which::Theirs, ino) || self.actual(Which::Base, thing)?.is_some() {
-                    continue;
-                }
-                let (Some(x), Some(y)) = (self.ours.inode(mine)?, self.theirs.inode(ino)?) else { continue };
-                let same = x.kind == y.kind
-                    && (kind == Kind::Dir || same_content((self.ours, mine, &x), (self.theirs, ino, &y))?);
-                if same {
-                    self.classes.join(mine, ino);
-                }
+        for (_, parent, name, ino) in added {
+            let Some(dir) = self.actual(Which::Ours, self.thing(parent)?)? else { continue };
+            let Some((mine, kind)) = self.ours.entry(dir, &name)? else { continue };
+            if !self.is_new(mine)? || !self.is_new(ino)? {
+                continue;
+            }
+            let (Some(x), Some(y)) = (self.ours.inode(mine)?, self.theirs.inode(ino)?) else { continue };
+            let same =
+                x.kind == y.kind && (kind == Kind::Dir || same_content((self.ours, mine, &x), (self.theirs, ino, &y))?);
+            if same {
+                self.join(mine, ino)?;
             }
         }
         Ok(())
@@ -254,7 +291,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn joined_numbers_share_the_first_ones_name() {
+    fn joined_numbers_share_the_smallest_ones_name() {
         let mut classes = Classes::default();
         classes.join(Ino(5), Ino(9));
         classes.join(Ino(9), Ino(12));
@@ -264,5 +301,14 @@ mod tests {
         }
         assert_eq!(classes.canon(Ino(4)), Ino(4));
         assert_eq!(classes.members[&Ino(3)], BTreeSet::from([Ino(5), Ino(9), Ino(12)]));
+    }
+
+    #[test]
+    fn known_pairs_are_taken_out_once_with_all_that_hang_on_them() {
+        let mut known = Known::new(&[(Ino(9), Ino(5)), (Ino(7), Ino(8)), (Ino(9), Ino(2))]);
+        assert_eq!(known.take(Ino(4)), []);
+        assert_eq!(known.take(Ino(5)), [(Ino(2), Ino(9)), (Ino(5), Ino(9))]);
+        assert_eq!(known.take(Ino(9)), []);
+        assert_eq!(known.take(Ino(8)), [(Ino(7), Ino(8))]);
     }
 }

@@ -84,7 +84,7 @@ pub(crate) fn plan<'t>(
         let what = format!("the merge would break the tree: {fault:?}");
         return Err(VersionError::new(ErrorKind::State, what));
     }
-    let aliases = merger.things.aliases()?;
+    let aliases = merger.things.aliases();
     Ok(Plan { changes: merger.changes, conflicts: merger.conflicts, aliases, any })
 }
 
@@ -115,12 +115,12 @@ impl<'t> Merger<'t> {
     fn decide(&mut self) -> Result<()> {
         let mut touched = BTreeSet::new();
         for (old, new) in self.things.delta.entries.values() {
-            touched.extend(old.map(|(ino, _)| self.things.thing(Which::Base, ino)));
-            touched.extend(new.map(|(ino, _)| self.things.thing(Which::Theirs, ino)));
+            for (ino, _) in [old, new].into_iter().flatten() {
+                touched.insert(self.things.thing(*ino)?);
+            }
         }
-        for (ino, change) in &self.things.delta.inodes {
-            let which = if change.after.is_some() { Which::Theirs } else { Which::Base };
-            touched.insert(self.things.thing(which, *ino));
+        for ino in self.things.delta.inodes.keys() {
+            touched.insert(self.things.thing(*ino)?);
         }
         for thing in touched {
             let base = self.version(Which::Base, thing)?;
@@ -158,13 +158,12 @@ impl<'t> Merger<'t> {
         if x.kind != y.kind {
             return self.conflict(ConflictKind::Type, &[thing]);
         }
-        if x.kind != Kind::Dir && !same_content(ours, theirs)? {
-            return self.conflict(ConflictKind::AddAdd, &[thing]);
-        }
-        if x.kind != Kind::Dir && !same_attrs(ours, theirs)? {
-            self.conflict(ConflictKind::Attributes, &[thing])?;
-        }
         if x.kind != Kind::Dir {
+            if !same_content(ours, theirs)? {
+                self.conflict(ConflictKind::AddAdd, &[thing])?;
+            } else if !same_attrs(ours, theirs)? {
+                self.conflict(ConflictKind::Attributes, &[thing])?;
+            }
             let mine = self.things.names(Which::Ours, thing)?;
             let names = self.things.names(Which::Theirs, thing)?.difference(&mine).cloned().collect();
             self.arrive(thing, names);
@@ -216,28 +215,21 @@ impl<'t> Merger<'t> {
         self.conflict(kind, &[thing])
     }
 
-    /// Names are sets: what either removed goes, what either added comes. What was changed keeps one.
+    /// Brings theirs' names over, or tells why not. What was changed keeps one.
     fn names(&mut self, thing: Ino, changed: bool) -> Result<()> {
-        let base = self.things.names(Which::Base, thing)?;
         let ours = self.things.names(Which::Ours, thing)?;
-        let theirs = self.things.names(Which::Theirs, thing)?;
-        let lost: BTreeSet<Place> = base.difference(&theirs).cloned().collect();
-        let gained: BTreeSet<Place> = theirs.difference(&base).cloned().collect();
-        if lost.is_empty() && gained.is_empty() {
+        let merged = match self.things.merged_names(thing)? {
+            Ok(merged) => merged,
+            Err(kind) => return self.conflict(kind, &[thing]),
+        };
+        if merged == ours {
             return Ok(());
         }
-        let our_gain: BTreeSet<Place> = ours.difference(&base).cloned().collect();
-        let both_lost = lost.iter().any(|place| !ours.contains(place));
-        if both_lost && gained != our_gain {
-            let moved = !gained.is_empty() && !our_gain.is_empty();
-            let kind = if moved { ConflictKind::RenameRename } else { ConflictKind::RenameDelete };
-            return self.conflict(kind, &[thing]);
-        }
-        if changed && gained.is_empty() && ours.is_subset(&lost) {
+        if changed && merged.is_empty() {
             return self.conflict(ConflictKind::ModifyDelete, &[thing]);
         }
-        self.away.extend(lost.into_iter().filter(|place| ours.contains(place)).map(|place| (thing, place)));
-        self.arrive(thing, gained.difference(&ours).cloned().collect());
+        self.away.extend(ours.difference(&merged).map(|place| (thing, place.clone())));
+        self.arrive(thing, merged.difference(&ours).cloned().collect());
         Ok(())
     }
 
@@ -366,7 +358,7 @@ impl<'t> Merger<'t> {
             self.changes.set(&place, Some((ino, row.kind)))?;
             if let Some((other, kind)) = occupant {
                 // Something of theirs has come there meanwhile: it goes back too, or stays out.
-                let thing = self.things.thing(Which::Theirs, other);
+                let thing = self.things.thing(other)?;
                 self.collision(thing, kind, (ino, row.kind))?;
                 self.give_up(thing)?;
             }
@@ -376,7 +368,7 @@ impl<'t> Merger<'t> {
 
     /// Two different things claim one name.
     fn collision(&mut self, thing: Ino, kind: Kind, (other, other_kind): (Ino, Kind)) -> Result<()> {
-        let other = self.things.thing(Which::Ours, other);
+        let other = self.things.thing(other)?;
         let is_new = |thing| -> Result<bool> { Ok(self.things.actual(Which::Base, thing)?.is_none()) };
         let conflict = if (kind == Kind::Dir) != (other_kind == Kind::Dir) {
             ConflictKind::DirectoryFile
@@ -399,9 +391,14 @@ impl<'t> Merger<'t> {
         self.conflict(conflict, &[other, thing])
     }
 
+    /// The conflict about where a thing of ours is, or whether.
     fn conflict_of(&self, thing: Ino) -> Option<usize> {
         let ours = self.things.actual(Which::Ours, thing).ok().flatten()?;
-        self.conflicts.iter().position(|conflict| conflict.ids.iter().any(|triple| triple.ours == Some(ours)))
+        let about = |conflict: &Conflict| {
+            !matches!(conflict.kind, ConflictKind::Content | ConflictKind::Attributes)
+                && conflict.ids.iter().any(|triple| triple.ours == Some(ours))
+        };
+        self.conflicts.iter().position(about)
     }
 
     /// Adds a thing to the conflict that its directory is in.
@@ -460,13 +457,13 @@ impl<'t> Merger<'t> {
                     Fault::NotEmpty(dir) => {
                         let children: Vec<Ino> = self.changes.list(dir)?.into_values().map(|(ino, _)| ino).collect();
                         if !children.iter().any(|child| quiet.contains(child)) {
-                            self.conflict(ConflictKind::ModifyDelete, &[self.things.thing(Which::Ours, dir)])?;
+                            self.conflict(ConflictKind::ModifyDelete, &[self.things.thing(dir)?])?;
                         }
                         quiet.insert(dir);
                         self.put_back(dir)?;
                     }
                     Fault::Cycle(dir) | Fault::TwoNames(dir) => {
-                        self.conflict(ConflictKind::DirectoryCycle, &[self.things.thing(Which::Ours, dir)])?;
+                        self.conflict(ConflictKind::DirectoryCycle, &[self.things.thing(dir)?])?;
                         self.put_back(dir)?;
                     }
                     Fault::Orphan(place) | Fault::Dangling(place) => self.orphan(&place, &mut quiet)?,
@@ -483,7 +480,7 @@ impl<'t> Merger<'t> {
     fn orphan(&mut self, place: &Place, quiet: &mut BTreeSet<Ino>) -> Result<()> {
         if self.things.ours.alive(place.0)? && !self.changes.alive(place.0)? {
             if !quiet.contains(&place.0) {
-                self.conflict(ConflictKind::ModifyDelete, &[self.things.thing(Which::Ours, place.0)])?;
+                self.conflict(ConflictKind::ModifyDelete, &[self.things.thing(place.0)?])?;
             }
             quiet.insert(place.0);
             return self.put_back(place.0);
@@ -493,7 +490,7 @@ impl<'t> Merger<'t> {
             if self.things.ours.alive(ino)? {
                 self.put_back(ino)?;
             }
-            self.conflict(ConflictKind::ModifyDelete, &[self.things.thing(Which::Theirs, ino)])?;
+            self.conflict(ConflictKind::ModifyDelete, &[self.things.thing(ino)?])?;
         }
         Ok(())
     }

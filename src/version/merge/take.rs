@@ -1,6 +1,6 @@
 //! Decides a conflict for one side: what it is about becomes as that side has it, content, attributes or names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::changeset::{Changeset, Source};
 use super::super::conflict::{Conflict, ConflictKind, Triple};
@@ -17,16 +17,18 @@ pub(crate) fn take<'t>(
     conflict: &Conflict,
 ) -> Result<()> {
     let mut taker = Taker { changes, things, which };
+    let alone = conflict.ids.len() == 1;
     let mut sorted = Vec::new();
     for triple in &conflict.ids {
-        let Some(thing) = taker.thing(triple) else { continue };
+        let Some(thing) = taker.thing(triple)? else { continue };
         let both = triple.ours.is_some() && triple.theirs.is_some();
-        let (content, attributes) = match conflict.kind {
-            ConflictKind::Content => (true, false),
-            ConflictKind::Attributes => (false, true),
-            ConflictKind::AddAdd if both => (true, true),
-            ConflictKind::AddAdd
-            | ConflictKind::ModifyDelete
+        let twice = both && triple.base.is_none();
+        let whole = !both || which == Which::Base;
+        let (content, attributes, names) = match conflict.kind {
+            ConflictKind::Content => (true, false, false),
+            ConflictKind::Attributes => (false, true, false),
+            ConflictKind::AddAdd => (twice || whole, twice || whole, !(alone && twice)),
+            ConflictKind::ModifyDelete
             | ConflictKind::RenameDelete
             | ConflictKind::RenameRename
             | ConflictKind::DirectoryFile
@@ -35,24 +37,23 @@ pub(crate) fn take<'t>(
             | ConflictKind::Entry
             | ConflictKind::NotEmpty
             | ConflictKind::Removed
-            | ConflictKind::Read => (false, false),
+            | ConflictKind::Read => (whole, whole, true),
         };
-        if content || attributes {
-            taker.versions(thing, content, attributes)?;
+        if names {
+            sorted.push((things.depth(which, thing)?, thing, content, attributes));
         } else {
-            sorted.push((things.depth(which, thing)?, thing, !both || which == Which::Base));
+            taker.versions(thing, content, attributes)?;
         }
     }
     sorted.sort_unstable();
+    let places = taker.places(sorted.iter().map(|(_, thing, ..)| *thing))?;
     let mut removed = Vec::new();
-    for (_, thing, _) in &sorted {
+    for (_, thing, ..) in &sorted {
         removed.extend(taker.unlink(*thing)?);
     }
-    for (_, thing, whole) in sorted {
-        taker.put(thing)?;
-        if whole {
-            taker.versions(thing, true, true)?;
-        }
+    for ((_, thing, content, attributes), places) in sorted.into_iter().zip(places) {
+        taker.put(thing, places)?;
+        taker.versions(thing, content, attributes)?;
     }
     // Of directories that the side lacks, what is left goes too; what was moved out of them stays.
     for dir in removed {
@@ -68,9 +69,8 @@ struct Taker<'c, 't> {
 }
 
 impl<'t> Taker<'_, 't> {
-    fn thing(&self, triple: &Triple) -> Option<Ino> {
-        let sides = [(triple.ours, Which::Ours), (triple.theirs, Which::Theirs), (triple.base, Which::Base)];
-        sides.into_iter().find_map(|(ino, which)| ino.map(|ino| self.things.thing(which, ino)))
+    fn thing(&self, triple: &Triple) -> Result<Option<Ino>> {
+        triple.ours.or(triple.theirs).or(triple.base).map(|ino| self.things.thing(ino)).transpose()
     }
 
     /// The inode that a thing has in the result: ours where that is alive, else one that was brought.
@@ -97,6 +97,31 @@ impl<'t> Taker<'_, 't> {
         Ok((gone && is_dir).then_some(ino))
     }
 
+    /// Where things go: as the side has them. For theirs, a name that only another thing of the conflict stands in the
+    /// way of is no reason to lose what ours made of the thing's other names.
+    fn places(&self, things: impl Iterator<Item = Ino>) -> Result<Vec<BTreeSet<Place>>> {
+        let mut found = Vec::new();
+        let mut claims: BTreeMap<Place, usize> = BTreeMap::new();
+        for thing in things {
+            let side = self.things.names(self.which, thing)?;
+            let both = self.things.actual(Which::Ours, thing)?.is_some() && !side.is_empty();
+            let merged = match self.which {
+                Which::Theirs if both => self.things.merged_names(thing)?.ok().filter(|names| !names.is_empty()),
+                Which::Base | Which::Ours | Which::Theirs => None,
+            };
+            for place in merged.as_ref().unwrap_or(&side) {
+                *claims.entry(place.clone()).or_default() += 1;
+            }
+            found.push((side, merged));
+        }
+        let contested = |place: &Place| claims.get(place).is_some_and(|count| *count > 1);
+        let choose = |(side, merged): (BTreeSet<Place>, Option<BTreeSet<Place>>)| match merged {
+            Some(merged) if !merged.iter().any(|place| contested(place) && !side.contains(place)) => merged,
+            Some(_) | None => side,
+        };
+        Ok(found.into_iter().map(choose).collect())
+    }
+
     fn clear(&mut self, dir: Ino) -> Result<()> {
         for name in self.changes.list(dir)?.into_keys() {
             self.changes.remove_tree(&(dir, name))?;
@@ -119,8 +144,8 @@ impl<'t> Taker<'_, 't> {
         Ok(())
     }
 
-    /// Puts a thing where the side has it; as the side has it where the receiver lacks it.
-    fn put(&mut self, thing: Ino) -> Result<()> {
+    /// Puts a thing where it belongs; as the side has it where the receiver lacks it.
+    fn put(&mut self, thing: Ino, places: BTreeSet<Place>) -> Result<()> {
         let Some(from) = self.things.actual(self.which, thing)? else { return Ok(()) };
         let kept = match self.things.actual(Which::Ours, thing)? {
             Some(ino) => self.changes.head.inode(ino)?.is_some().then_some(ino),
@@ -132,8 +157,8 @@ impl<'t> Taker<'_, 't> {
         if kept.is_none() {
             self.changes.bring(ino, state, from)?;
         }
-        for (parent, name) in state.names(from)? {
-            if let Some(dir) = self.directory(self.things.thing(self.which, parent))? {
+        for (parent, name) in places {
+            if let Some(dir) = self.directory(parent)? {
                 self.occupy(&(dir, name), ino, row.kind)?;
             }
         }
@@ -167,7 +192,7 @@ impl<'t> Taker<'_, 't> {
                 return Ok(None);
             }
             chain.push((from, name));
-            at = self.things.thing(self.which, parent);
+            at = self.things.thing(parent)?;
         };
         for (from, name) in chain.into_iter().rev() {
             self.changes.bring(from, state, from)?;
@@ -181,7 +206,7 @@ impl<'t> Taker<'_, 't> {
     fn children(&mut self, from: Ino, dir: Ino) -> Result<()> {
         let state = self.things.state(self.which);
         for entry in state.entries(from)? {
-            let thing = self.things.thing(self.which, entry.ino);
+            let thing = self.things.thing(entry.ino)?;
             let in_base = self.things.actual(Which::Base, thing)?.is_some();
             let removed_by_ours = in_base && self.things.actual(Which::Ours, thing)?.is_none();
             if removed_by_ours && self.which == Which::Theirs || self.present(thing)?.is_some() {
