@@ -149,8 +149,8 @@ pub struct MergeDetail {
     pub ours: StateRef,
     /// What is merged.
     pub theirs: StateRef,
-    /// Inodes of theirs that stand for ones of ours: merged directories, equal additions, successors; those that no
-    /// merge before it has found.
+    /// Pairs of inodes that stand for one thing: merged directories, equal additions, successors; those that no merge
+    /// before it has found. They hold in every later merge none of whose states has both.
     pub aliases: Vec<(Ino, Ino)>,
 }
 

@@ -15,7 +15,9 @@ mod native;
 mod observe;
 mod operation;
 mod oracle;
+mod phrase;
 mod regressions;
+mod shapes;
 mod tally;
 mod transacting;
 mod tree;
@@ -51,13 +53,27 @@ const STACK: usize = 256 << 20;
 
 /// Runs random operations; half of the runs are longer than the given length, half are shorter.
 fn explore(share: usize, taste: Taste, run: fn(&[Operation]) -> Result<(), String>) {
-    let thread = std::thread::Builder::new().stack_size(STACK).spawn(move || explore_here(share, taste, run));
+    explore_phrases(share, move || operation::operation(taste).prop_map(|operation| vec![operation]), run);
+}
+
+/// The same with several operations at a time.
+fn explore_phrases<S: Strategy<Value = Vec<Operation>>>(
+    share: usize,
+    phrase: impl FnOnce() -> S + Send + 'static,
+    run: fn(&[Operation]) -> Result<(), String>,
+) {
+    let here = move || explore_here(share, phrase(), run);
+    let thread = std::thread::Builder::new().stack_size(STACK).spawn(here);
     if let Err(panic) = thread.expect("a thread").join() {
         std::panic::resume_unwind(panic);
     }
 }
 
-fn explore_here(share: usize, taste: Taste, run: fn(&[Operation]) -> Result<(), String>) {
+fn explore_here(
+    share: usize,
+    phrase: impl Strategy<Value = Vec<Operation>>,
+    run: fn(&[Operation]) -> Result<(), String>,
+) {
     let cases = from_environment("STONE_MODEL_CASES", 256) * share / 100;
     let length = from_environment("STONE_MODEL_OPS", 100);
     let config = Config {
@@ -67,7 +83,7 @@ fn explore_here(share: usize, taste: Taste, run: fn(&[Operation]) -> Result<(), 
         verbose: 0,
         ..Config::default()
     };
-    let operations = prop::collection::vec(operation::operation(taste), 1..2 * length);
+    let operations = prop::collection::vec(phrase, 1..2 * length).prop_map(|phrases| phrases.concat());
     let result = TestRunner::new(config).run(&operations, |operations| run(&operations).map_err(TestCaseError::fail));
     match result {
         Ok(()) => {}
@@ -176,6 +192,15 @@ fn random_merges_agree_with_the_reference() {
     let taste = Taste { names: 40, attributes: 8, contents: 20, history: 8, transactions: 4, merges: 30, ends: 2 };
     explore(25, taste, with_ample_memory);
     eprintln!("{:?}", tally::counted());
+}
+
+/// What seldom comes about by chance comes about here, all of it.
+#[test]
+fn random_merges_of_rare_shapes_agree_with_the_reference() {
+    let taste = Taste { names: 40, attributes: 8, contents: 20, history: 8, transactions: 4, merges: 20, ends: 2 };
+    explore_phrases(10, move || phrase::phrase(taste), with_ample_memory);
+    let never: Vec<_> = tally::counted().into_iter().filter(|(_, count)| *count == 0).collect();
+    assert!(never.is_empty(), "never came about: {never:?} of {:?}", tally::counted());
 }
 
 /// Needs root, as the reference's caller is: others may not make devices or change owners.

@@ -21,6 +21,9 @@ pub enum Take {
     Theirs,
 }
 
+/// The files that a branch has ever had, each with the last that it replaced there.
+pub type Had = BTreeMap<Ino, Option<Ino>>;
+
 /// Numbers that stand for one thing.
 pub type Thing = BTreeSet<Ino>;
 
@@ -58,7 +61,7 @@ struct Things<'t> {
 }
 
 impl<'t> Things<'t> {
-    fn new(base: &'t Tree, ours: &'t Tree, theirs: &'t Tree, known: &[(Ino, Ino)]) -> Things<'t> {
+    fn new(base: &'t Tree, ours: &'t Tree, theirs: &'t Tree, known: &[(Ino, Ino)], had: [&Had; 2]) -> Things<'t> {
         let mut things = Things { base, ours, theirs, sets: Vec::new(), of: BTreeMap::new() };
         for tree in [base, ours, theirs] {
             for &ino in tree.nodes.keys() {
@@ -70,8 +73,8 @@ impl<'t> Things<'t> {
             things.number(b);
             things.join(a, b);
         }
-        things.successors(ours);
-        things.successors(theirs);
+        things.successors(ours, had[0]);
+        things.successors(theirs, had[1]);
         things.additions();
         things
     }
@@ -106,13 +109,17 @@ impl<'t> Things<'t> {
         }
     }
 
-    /// A file that replaced another, or stands where another stood, is that one's next version.
-    fn successors(&mut self, side: &Tree) {
+    /// A file that replaced another, or stands where another stood, is that one's next version. Of what replaced
+    /// another before it came here from another branch, the record of this one knows nothing: a chain goes
+    /// on with what each file replaced there.
+    fn successors(&mut self, side: &Tree, had: &Had) {
         let before = places(self.base);
         let new: Vec<Ino> = side.nodes.keys().copied().filter(|&ino| self.is_new(ino)).collect();
         for &ino in &new {
             let known = |&&old: &&Ino| self.of.get(&old).is_some_and(|&thing| self.member(self.base, thing).is_some());
-            let replaced = side.nodes[&ino].replaced.iter().find(known).copied();
+            let before = |old: &Ino| had.get(old).copied().flatten();
+            let chain = std::iter::successors(side.nodes[&ino].replaced.first().copied(), before);
+            let replaced = chain.take(64).find(|old| known(&old));
             if let Some(old) = replaced.filter(|_| side.nodes[&ino].kind == Kind::File && self.is_new(ino)) {
                 self.succeed(side, ino, old);
             }
@@ -202,9 +209,16 @@ fn differs(base: &Tree, theirs: &Tree) -> bool {
         || base.nodes.iter().any(|(ino, a)| theirs.nodes.get(ino).is_none_or(|b| !same(a, b)))
 }
 
-/// Merges trees that hold nothing but what has a name.
-pub fn merge(base: &Tree, ours: &Tree, theirs: &Tree, known: &[(Ino, Ino)], take: Option<Take>) -> Merged {
-    let things = Things::new(base, ours, theirs, known);
+/// Merges trees that hold nothing but what has a name. `had` is what each side's branch has ever had.
+pub fn merge(
+    base: &Tree,
+    ours: &Tree,
+    theirs: &Tree,
+    known: &[(Ino, Ino)],
+    had: [&Had; 2],
+    take: Option<Take>,
+) -> Merged {
+    let things = Things::new(base, ours, theirs, known, had);
     let mut quarrels = Vec::new();
     let mut verdicts = BTreeMap::new();
     for (thing, members) in things.sets.iter().enumerate().filter(|(_, members)| !members.is_empty()) {

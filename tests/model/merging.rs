@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use stonefs::types::{At, BranchId, Ino, Kind, Op, Seq, TxnId, View};
 use stonefs::version::ErrorKind;
-use stonefs::version::conflict::{Conflict, ConflictKind, ConflictSide, Resolution, Side};
+use stonefs::version::conflict::{Conflict, ConflictKind, ConflictSide, Detail, Resolution, Side};
 use stonefs::version::merge::{self, MergeOptions, MergeOutcome, Resolve};
 use stonefs::version::txn;
 
@@ -13,6 +13,7 @@ use crate::harness::{Effect, Pair, caller};
 use crate::merge::{Merged, Point, Take, Thing, Waiting};
 use crate::observe::{Check, Derived, Rules, Seen, ensure, observe, settle};
 use crate::oracle::{Commit, Exactness};
+use crate::shapes::count_shapes;
 use crate::tally::{Tally, count};
 use crate::tree::{Body, Node, Tree};
 use crate::txn::Txn;
@@ -65,12 +66,22 @@ impl Pair {
         let ours = named(&self.oracle.world.trees[&target]);
         let three = Three { base: self.base((target, point), from, 0)?, ours, theirs };
         let known = self.oracle.world.same.clone();
-        let want = three.base.as_ref().map(|base| crate::merge::merge(base, &three.ours, &three.theirs, &known, take));
+        let had = [self.oracle.had((target, point)), self.oracle.had(from)];
+        let merged = |base| crate::merge::merge(base, &three.ours, &three.theirs, &known, had.each_ref(), take);
+        let want = three.base.as_ref().map(merged);
         if want.is_none() {
             count(Tally::Virtual);
         }
         let got =
             merge::merge(&engine, view, target, &options, &caller(0)).map_err(|error| format!("merge: {error}"))?;
+        if !matches!(got, MergeOutcome::UpToDate) {
+            if self.oracle.world.merges.iter().any(|made| made.at.0 == target && made.from.0 == source) {
+                count(Tally::Again);
+            }
+            if let Some(base) = &three.base {
+                count_shapes(base, &three.ours, &three.theirs, &known);
+            }
+        }
         let came = self.merge_came(got, from, (target, take), &three, want, keep);
         came.map_err(|error| format!("{error}{}", three.show()))
     }
@@ -91,7 +102,8 @@ impl Pair {
                 Ok(Effect::Nothing)
             }
             MergeOutcome::Merged { txn, seq, decided, .. } => {
-                let same = self.merge_made(target, take, three, want, &decided)?;
+                let same = self.same(txn, want.as_ref())?;
+                self.merge_made(target, take, three, want, &decided)?;
                 self.oracle.merged((target, seq), from, &same);
                 self.oracle.world.commits.insert(seq, Commit { txn, target, inverts: None });
                 Ok(Effect::Made(Op::Merge))
@@ -99,15 +111,25 @@ impl Pair {
             MergeOutcome::Conflicted { txn, conflicts } => {
                 count(Tally::Conflicted);
                 ensure!(take.is_none(), "a strategy left conflicts: {}", show(&conflicts));
-                let mut same = Vec::new();
+                let same = self.same(txn, want.as_ref())?;
                 if let Some(want) = &want {
                     check_conflicts(three, want, &conflicts)?;
-                    same.clone_from(&want.same);
                 }
                 self.merge_waits(txn, target, three, want.as_ref(), &conflicts, Waiting { from, same })?;
                 if keep && self.oracle.world.txns.len() <= 3 { Ok(Effect::Made(Op::Merge)) } else { self.rollback(txn) }
             }
         }
+    }
+
+    /// What is one thing from a merge on. Where the reference does not know the base, it takes over what was found,
+    /// as it does with the tree: what comes of it in later merges is compared all the same.
+    fn same(&self, id: TxnId, want: Option<&Merged>) -> Check<Vec<(Ino, Ino)>> {
+        if let Some(want) = want {
+            return Ok(want.same.clone());
+        }
+        let row = self.engine().transactions().into_iter().find(|row| row.id == id).ok_or("the merge has no row")?;
+        let detail = Detail::of(&row).map_err(|error| error.to_string())?;
+        Ok(detail.merge.map(|merge| merge.aliases).unwrap_or_default())
     }
 
     /// Gives every file of some branches a version; returns the point.
@@ -132,7 +154,9 @@ impl Pair {
                 count(Tally::CrissCross);
                 let Some(below) = self.base(x, y, depth + 1)? else { return Ok(None) };
                 let (left, right) = (self.compare_past(x.0, x.1)?, self.compare_past(y.0, y.1)?);
-                let merged = crate::merge::merge(&below, &left, &right, &self.oracle.world.same, None);
+                let had = [self.oracle.had(x), self.oracle.had(y)];
+                let known = &self.oracle.world.same;
+                let merged = crate::merge::merge(&below, &left, &right, known, had.each_ref(), None);
                 Ok((merged.quarrels.is_empty() && merged.faults.is_empty()).then_some(merged.tree))
             }
             [..] => Ok(None),
@@ -147,7 +171,7 @@ impl Pair {
         observe(self.engine(), view, &|_| pages.clone())
     }
 
-    /// Compares the result of a merge, and takes it over. Returns what is one thing from now on.
+    /// Compares the result of a merge, and takes it over.
     fn merge_made(
         &mut self,
         target: BranchId,
@@ -155,12 +179,12 @@ impl Pair {
         three: &Three,
         want: Option<Merged>,
         decided: &[Conflict],
-    ) -> Check<Vec<(Ino, Ino)>> {
+    ) -> Check<()> {
         let view = View::live(target);
         let Some(want) = want else {
             let seen = self.observe_with(view, &[&three.ours, &three.theirs])?;
             self.take_over(target, seen, &[&three.theirs]);
-            return Ok(Vec::new());
+            return Ok(());
         };
         ensure!(want.any, "it is merged, there is nothing to merge");
         if take.is_none() {
@@ -189,7 +213,7 @@ impl Pair {
             })?;
             self.take_over(target, seen, &[&three.theirs]);
         }
-        Ok(want.same)
+        Ok(())
     }
 
     /// Takes a transaction over that holds a merge with conflicts.

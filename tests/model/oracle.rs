@@ -6,7 +6,7 @@ use stonefs::engine::{Fallocate, Handle};
 use stonefs::types::{At, BranchId, Caller, Ino, Seq, SetAttr, Timestamp, TxnId, View};
 
 use crate::content::Content;
-use crate::merge::Made;
+use crate::merge::{Had, Made};
 use crate::tree::{Body, Node, Outcome, Tree};
 use crate::txn::Txn;
 
@@ -137,6 +137,16 @@ impl Oracle {
         }
         let step = self.step_at(seq)?;
         self.steps[step..].iter().find_map(|step| step.world.trees.get(&branch))
+    }
+
+    /// What has ever been in a branch, up to an event.
+    pub fn had(&self, (branch, seq): (BranchId, Seq)) -> Had {
+        let base = self.world.branches.get(&branch).and_then(|branch| branch.base);
+        let mut had = base.map(|(parent, base)| self.had((parent, base.min(seq)))).unwrap_or_default();
+        let steps = self.steps.iter().filter(|step| step.point <= seq).map(|step| &step.world);
+        let trees = steps.filter_map(|world| world.trees.get(&branch));
+        had.extend(trees.flat_map(|tree| &tree.nodes).map(|(&ino, node)| (ino, node.replaced.first().copied())));
+        had
     }
 
     /// Ends an operation: keeps a copy of everything.

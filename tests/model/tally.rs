@@ -31,6 +31,22 @@ tallies! {
     CrissCross,
     /// Of these, merges whose base the reference does not know.
     Virtual,
+    /// Merges into a branch of one that was merged into it before.
+    Again,
+    /// Merges in which something was moved, linked or partly removed on both sides.
+    RenamedTwice,
+    /// Merges in which a file with several names gained or lost one.
+    Linked,
+    /// Merges in which a file was replaced by a new one of its name.
+    Saved,
+    /// Merges in which the same file was replaced so on both sides.
+    SavedTwice,
+    /// Merges in which a directory was removed on one side and got something new on the other.
+    FilledAndRemoved,
+    /// Merges in which both sides have one file that the base lacks, with different contents or names.
+    BroughtTwice,
+    /// Merges in which a side has a file beside what had replaced it.
+    BroughtBack,
     /// Conflicts that were resolved by hand.
     Resolved,
     /// Changes that were taken back.
