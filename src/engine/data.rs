@@ -202,14 +202,21 @@ impl Engine {
         if length == 0 {
             return Err(FsError::Invalid);
         }
-        let size = core.node(open.view, open.ino)?.row.size;
+        let row = &core.node(open.view, open.ino)?.row;
+        let size = row.size;
+        let perm = if caller.uid == 0 { row.perm } else { without_suid(row.perm) };
+        let drops = perm != row.perm;
+        if matches!(mode, Fallocate::KeepSize | Fallocate::Extend) {
+            core.has_space(end.saturating_sub(offset.max(size)))?;
+        }
         let (zero, grow) = match mode {
-            Fallocate::KeepSize => return Ok(()),
+            Fallocate::KeepSize => (false, false),
             Fallocate::Extend => (false, true),
             Fallocate::PunchHole | Fallocate::ZeroRangeKeepSize => (true, false),
             Fallocate::ZeroRange => (true, true),
         };
-        if !zero && end <= size {
+        let extends = grow && end > size;
+        if !zero && !drops && !extends {
             return Ok(());
         }
         core.start_change(open.view, open.ino, Op::Fallocate, caller, offset, end)?;
@@ -223,7 +230,7 @@ impl Engine {
         if grow {
             node.row.size = size.max(end);
         }
-        node.row.perm = if caller.uid == 0 { node.row.perm } else { without_suid(node.row.perm) };
+        node.row.perm = perm;
         self.queued(&mut core);
         Ok(())
     }

@@ -9,6 +9,9 @@ use crate::store::StoreError;
 /// Bytes that a change of names or attributes takes with its rows, index entries and event, roughly.
 pub(super) const ROW_BYTES: usize = 1024;
 
+/// Bytes from which it is looked whether there is room for what fallocate(2) asks for.
+const PROMISE_MIN: u64 = 1 << 20;
+
 /// What is known of the space.
 #[derive(Default)]
 pub(super) struct Quota {
@@ -55,6 +58,20 @@ impl Engine {
 }
 
 impl Core {
+    /// Refuses to promise more bytes than the disk and the limit have. Nothing is kept free for what is promised.
+    pub fn has_space(&mut self, bytes: u64) -> Result<()> {
+        if bytes < PROMISE_MIN {
+            return Ok(());
+        }
+        let space = self.store.space()?;
+        let mut free = space.disk_free.saturating_add(space.reclaimable);
+        if let Some(limit) = self.quota.limit {
+            self.look_at_space()?;
+            free = free.min(limit.saturating_sub(self.quota.used.saturating_add(self.dirty_bytes() as u64)));
+        }
+        if bytes > free { Err(StoreError::Full.into()) } else { Ok(()) }
+    }
+
     fn look_at_space(&mut self) -> Result<()> {
         let space = self.store.space()?;
         self.quota.used = space.total.saturating_sub(space.log).saturating_sub(space.reclaimable);

@@ -170,10 +170,10 @@ impl Filesystem for Adapter {
         let wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
             | InitFlags::FUSE_DONT_MASK
             | InitFlags::FUSE_POSIX_ACL
-            | InitFlags::FUSE_ASYNC_DIO
             | InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_CACHE_SYMLINKS
             | InitFlags::FUSE_EXPLICIT_INVAL_DATA
+            | InitFlags::FUSE_EXPORT_SUPPORT
             | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
         let wanted = if self.negotiation.writeback { wanted | InitFlags::FUSE_WRITEBACK_CACHE } else { wanted };
         // Where reads are noted, a listing must not read what nobody asked for.
@@ -254,8 +254,8 @@ impl Filesystem for Adapter {
         };
         let handle = fh.map(|fh| Handle(fh.0));
         let act = |tree: &Tree<'_>| tree.setattr(node, &set, handle, &self.writer(req));
-        self.serve(("setattr", req, node), reply, act, |reply, attr| {
-            reply.attr(&crate::vfs::LONG, &convert::attr(node, &attr));
+        self.serve(("setattr", req, node), reply, act, |reply, (attr, keep)| {
+            reply.attr(&keep, &convert::attr(node, &attr));
         });
     }
 

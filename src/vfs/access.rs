@@ -6,7 +6,7 @@ use crate::engine::{FsError, Result};
 use crate::types::{At, Attr, Caller, Ino, Kind, View};
 
 /// The attribute that holds an ACL, in the kernel's binary form.
-const ACL: &[u8] = b"system.posix_acl_access";
+pub(super) const ACL: &[u8] = b"system.posix_acl_access";
 
 /// What decides about access now.
 struct Guard {
@@ -142,6 +142,11 @@ impl Acl {
         }
         !any && has(self.of(OTHER).unwrap_or(0))
     }
+}
+
+/// Whether a caller is known to be in a group.
+pub(super) fn is_in_group(caller: &Caller, gid: u32) -> bool {
+    caller.gid == gid || groups(caller).is_some_and(|groups| groups.contains(&gid))
 }
 
 /// The supplementary groups of the calling process; none where it is unknown or somebody else's.

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::access::{ACL, is_in_group};
 use super::failure::Failed;
 use super::node::NodeId;
-use super::session::{LONG, Place, SHORT, Tree};
+use super::session::{Place, SHORT, Tree};
 use crate::engine::{Changed, FsError, Handle, Result, Statfs, XattrMode};
-use crate::types::{Attr, Caller, Ino, Kind, Op, SetAttr, View};
+use crate::types::{Attr, Caller, Ino, Op, SetAttr, View};
+
+const SETGID: u16 = 0o2000;
 
 impl Tree<'_> {
     /// The attributes of a node, and how long the kernel may keep them.
@@ -19,8 +22,7 @@ impl Tree<'_> {
             Place::Inode { view, ino, .. } => {
                 let attr = self.guarded(node, self.engine().getattr(view, ino)?);
                 self.note(|reads| reads.attrs(view.branch, ino));
-                let keep =
-                    if self.session.options.notes_reads && attr.kind != Kind::Dir { Duration::ZERO } else { LONG };
+                let keep = self.attr_for(&attr);
                 Ok((self.shown(attr), keep))
             }
             Place::Special(special) => Ok((self.special_attr(special)?, SHORT)),
@@ -35,11 +37,17 @@ impl Tree<'_> {
         }
     }
 
-    /// Changes attributes.
+    /// Changes attributes. Returns them, and how long the kernel may keep them.
     ///
     /// # Errors
     /// As chmod(2), chown(2), truncate(2) and utimensat(2).
-    pub fn setattr(&self, node: NodeId, set: &SetAttr, handle: Option<Handle>, caller: &Caller) -> Result<Attr> {
+    pub fn setattr(
+        &self,
+        node: NodeId,
+        set: &SetAttr,
+        handle: Option<Handle>,
+        caller: &Caller,
+    ) -> Result<(Attr, Duration)> {
         let done = self.try_setattr(node, set, handle, caller);
         let op = match set {
             SetAttr { size: Some(_), .. } => Op::Truncate,
@@ -50,7 +58,13 @@ impl Tree<'_> {
         self.noted(op, Failed::of(node), caller, done)
     }
 
-    fn try_setattr(&self, node: NodeId, set: &SetAttr, handle: Option<Handle>, caller: &Caller) -> Result<Attr> {
+    fn try_setattr(
+        &self,
+        node: NodeId,
+        set: &SetAttr,
+        handle: Option<Handle>,
+        caller: &Caller,
+    ) -> Result<(Attr, Duration)> {
         let (view, ino) = self.writable(node)?;
         if ino == Ino::ROOT
             && self.guarded(node, self.engine().getattr(view, ino)?).uid != caller.uid
@@ -63,7 +77,8 @@ impl Tree<'_> {
         if set.perm.is_some() || set.uid.is_some() || set.gid.is_some() {
             self.session.vfs.spread_guard(view.branch, ino);
         }
-        Ok(self.shown(self.guarded(node, attr)))
+        let keep = self.attr_for(&attr);
+        Ok((self.shown(self.guarded(node, attr)), keep))
     }
 
     /// Reads an extended attribute.
@@ -105,10 +120,25 @@ impl Tree<'_> {
     pub fn setxattr(&self, node: NodeId, name: &[u8], value: &[u8], mode: XattrMode, caller: &Caller) -> Result<()> {
         let done = self.writable(node).and_then(|(view, ino)| {
             self.engine().setxattr(view, ino, name, value, mode, caller)?;
+            if name == ACL {
+                self.drop_setgid(view, ino, caller)?;
+            }
             self.xattr_changed(node, view, ino, name);
             Ok(())
         });
         self.noted(Op::Setxattr, Failed::of(node), caller, done)
+    }
+
+    /// Takes setgid away from what somebody outside of its group gives other permissions by an ACL, as chmod(2) does. The
+    /// kernel would say when, but the binding does not pass it on (`FUSE_SETXATTR_EXT`).
+    fn drop_setgid(&self, view: View, ino: Ino, caller: &Caller) -> Result<()> {
+        let attr = self.engine().getattr(view, ino)?;
+        if attr.perm & SETGID == 0 || caller.uid == 0 || is_in_group(caller, attr.gid) {
+            return Ok(());
+        }
+        let set = SetAttr { perm: Some(attr.perm & !SETGID), ..SetAttr::default() };
+        self.engine().setattr(view, ino, &set, None, caller)?;
+        Ok(())
     }
 
     /// Removes an extended attribute.

@@ -17,6 +17,11 @@ impl Tree<'_> {
     /// `NotFound`, which the kernel may remember for [`Tree::absent_for`]; `Access` where a past
     /// state is closed to the caller now.
     pub fn lookup(&self, parent: NodeId, name: &[u8], caller: &Caller) -> Result<Entry> {
+        match name {
+            b"." => return self.known(parent),
+            b".." => return self.known(self.parent_of(parent)),
+            _ => {}
+        }
         if let Some(special) = self.special_name(parent, name) {
             return self.special_entry(special);
         }
@@ -37,6 +42,20 @@ impl Tree<'_> {
         };
         let open = !guarded && !self.is_guarded(view, &attr)?;
         self.entry(parent.slot(), view, attr, if open { LONG } else { Duration::ZERO })
+    }
+
+    /// Finds a node by its number, for who comes with a file handle (name_to_handle_at(2), an NFS server).
+    fn known(&self, node: NodeId) -> Result<Entry> {
+        match self.place(node)? {
+            Place::Special(special) => self.special_entry(special),
+            Place::Inode { view, ino, .. } => {
+                let attr = self.engine().getattr(view, ino)?;
+                if attr.nlink == 0 {
+                    return Err(FsError::NotFound);
+                }
+                self.entry(node.slot(), view, self.guarded(node, attr), LONG)
+            }
+        }
     }
 
     /// How long the kernel may remember that a name is absent in a directory.

@@ -21,6 +21,9 @@ use crate::version::ReadLog;
 /// How long the kernel may keep what only we can change; explicit invalidation does the rest.
 pub const LONG: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// The mode bits that a write by somebody else clears: setuid and setgid.
+const PRIVILEGES: u16 = 0o6000;
+
 /// How long the kernel may keep names that come and go without notice (branches, transactions, points).
 pub(super) const SHORT: Duration = Duration::from_secs(1);
 
@@ -324,9 +327,15 @@ impl Tree<'_> {
         let node = self.child(slot, view, attr.ino, attr.kind)?;
         self.session.nodes.looked_up(node);
         let generation = self.session.slots.get(node.slot()).map_or(0, |bound| bound.generation);
-        // Where reads are noted, the kernel must ask for a file's attributes when somebody wants them.
-        let attr_for = if self.session.options.notes_reads && attr.kind != Kind::Dir { Duration::ZERO } else { LONG };
+        let attr_for = self.attr_for(&attr);
         Ok(Entry { node, generation, attr: self.shown(attr), name_for, attr_for })
+    }
+
+    /// How long the kernel may keep attributes. Where reads are noted it must ask for a file's when somebody wants them;
+    /// and it does not notice that a write has taken setuid and setgid away.
+    pub(super) fn attr_for(&self, attr: &Attr) -> Duration {
+        let asks = self.session.options.notes_reads || attr.perm & PRIVILEGES != 0;
+        if asks && attr.kind != Kind::Dir { Duration::ZERO } else { LONG }
     }
 
     /// Notes what was read, for a transaction that validates it.

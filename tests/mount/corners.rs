@@ -279,6 +279,10 @@ fn set_group_id_is_kept_for_members_and_taken_from_others() {
     as_user("--clear-groups", "cd $D/d && touch f && mkdir s && touch g && chmod 2755 g");
     as_user("--groups 4321", "cd $D/d && touch h && chmod 2755 h");
     assert_eq!(sh(&dir, "cd $D/d && stat -c '%n %a %g' f s g h"), "f 644 4321\ns 2755 4321\ng 755 4321\nh 2755 4321\n");
+    sh(&dir, "cd $D/d && for f in p q; do echo > $f && chown 54321:4321 $f && chmod 2755 $f; done");
+    as_user("--clear-groups", "setfacl -m u::rwx,g::rwx,o::rwx $D/d/p");
+    as_user("--groups 4321", "setfacl -m u::rwx,g::rwx,o::rwx $D/d/q");
+    assert_eq!(sh(&dir, "stat -c %a $D/d/p $D/d/q"), "777\n2777\n");
     // And goes, as setuid does, with a change of owner or of content by somebody else.
     sh(&dir, "cd $D/d && cp f x && chmod 6755 x && chown 0:0 x");
     assert_eq!(sh(&dir, "stat -c %a $D/d/x"), "755\n");

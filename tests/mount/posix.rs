@@ -2,7 +2,9 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::path::Path;
 
 use rustix::fs::{AtFlags, FallocateFlags, RenameFlags, XattrFlags};
 
@@ -78,6 +80,18 @@ fn sparse_files_have_holes_that_can_be_found_and_made() {
     assert_eq!(rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(0)).unwrap(), 128 * 1024);
     file.set_len(10).unwrap();
     assert_eq!(fs::read(stone.path("x")).unwrap(), [1; 10]);
+}
+
+#[test]
+fn fallocate_refuses_more_than_there_is_room_for() {
+    let stone = Stone::new();
+    let file = File::options().write(true).create_new(true).open(stone.path("x")).unwrap();
+    for mode in [FallocateFlags::empty(), FallocateFlags::KEEP_SIZE] {
+        assert_eq!(rustix::fs::fallocate(&file, mode, 0, 1 << 50), Err(rustix::io::Errno::NOSPC));
+        assert_eq!(file.metadata().unwrap().len(), 0);
+        rustix::fs::fallocate(&file, mode, 0, 2 << 20).unwrap();
+        file.set_len(0).unwrap();
+    }
 }
 
 #[test]
@@ -173,10 +187,29 @@ fn times_are_kept_to_the_nanosecond_and_link_counts_follow_directories() {
 fn setuid_goes_when_somebody_else_writes() {
     let stone = Stone::shared();
     let path = stone.path("s");
-    fs::write(&path, "x").unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o6777)).unwrap();
-    assert!(crate::harness::may(&stone.path(""), crate::harness::STRANGER, "echo y >> $D/s"));
-    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o777);
+    fs::write(&path, "some text").unwrap();
+    fs::write(stone.path("t"), "x").unwrap();
+    // What exec(2) goes by, which is not asked for again when only times and size are out of date.
+    let mode = || {
+        let statx = rustix::fs::statx(rustix::fs::CWD, &path, AtFlags::empty(), rustix::fs::StatxFlags::MODE).unwrap();
+        statx.stx_mode & 0o7777
+    };
+    for how in [
+        "echo y >> $D/s",
+        "printf y | dd of=$D/s conv=notrunc status=none",
+        "dd if=/dev/zero of=$D/s bs=4096 count=1 oflag=direct conv=notrunc status=none",
+        "echo new > $D/s",
+        "truncate -s 1 $D/s",
+        "fallocate -l 9999 $D/s",
+        "fallocate -l 1 $D/s",
+        "fallocate -n -l 1 $D/s",
+        "cp $D/t $D/s",
+    ] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o6777)).unwrap();
+        assert_eq!(mode(), 0o6777);
+        assert!(crate::harness::may(&stone.path(""), crate::harness::STRANGER, how), "{how}");
+        assert_eq!(mode(), 0o777, "{how}");
+    }
 }
 
 #[test]
@@ -214,4 +247,55 @@ fn opening_with_truncation_and_appending_do_what_they_say() {
     assert_eq!(fs::read(&path).unwrap(), b"long content+12");
     let file = OpenOptions::new().write(true).custom_flags(libc::O_TRUNC).open(&path).unwrap();
     assert_eq!(file.metadata().unwrap().len(), 0);
+}
+
+/// What a file handle of name_to_handle_at(2) is made of.
+#[repr(C)]
+struct FileHandle {
+    bytes: u32,
+    kind: i32,
+    handle: [u8; 128],
+}
+
+#[allow(unsafe_code)] // no crate of the project has the two calls
+fn handle_of(path: &Path) -> FileHandle {
+    let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
+    let mut handle = FileHandle { bytes: 128, kind: 0, handle: [0; 128] };
+    let mut mount = 0;
+    // SAFETY: a path that ends with NUL, and as much room as `bytes` says.
+    let done =
+        unsafe { libc::name_to_handle_at(libc::AT_FDCWD, name.as_ptr(), (&raw mut handle).cast(), &raw mut mount, 0) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    handle
+}
+
+#[allow(unsafe_code)] // as above
+fn open_by_handle(mount: &File, handle: &FileHandle) -> std::io::Result<File> {
+    // SAFETY: a handle that the kernel has filled; it is not changed.
+    let fd =
+        unsafe { libc::open_by_handle_at(mount.as_raw_fd(), (&raw const *handle).cast_mut().cast(), libc::O_RDONLY) };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: just opened, and nobody else's.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+#[test]
+fn file_handles_outlive_the_kernels_caches() {
+    let stone = Stone::new();
+    fs::create_dir_all(stone.path("d/e")).unwrap();
+    fs::write(stone.path("d/e/f"), "text").unwrap();
+    let paths = ["", "d/e", "d/e/f"].map(|path| stone.path(path));
+    let handles = paths.each_ref().map(|path| (handle_of(path), fs::metadata(path).unwrap().ino()));
+    let gone = handle_of(&stone.path("d/e/f"));
+    let root = File::open(stone.path("")).unwrap();
+    fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+    for ((handle, ino), path) in handles.iter().zip(&paths) {
+        let file = open_by_handle(&root, handle).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert_eq!(file.metadata().unwrap().ino(), *ino, "{}", path.display());
+    }
+    fs::remove_file(stone.path("d/e/f")).unwrap();
+    fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+    assert_eq!(open_by_handle(&root, &gone).unwrap_err().raw_os_error(), Some(libc::ESTALE));
 }
