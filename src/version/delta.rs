@@ -115,6 +115,19 @@ impl Delta {
         Ok(delta)
     }
 
+    /// What was written at these events counts only where it differs: they brought it from the other state.
+    pub fn forget_written_at(&mut self, events: &BTreeSet<Seq>) {
+        if events.is_empty() {
+            return;
+        }
+        self.inodes.retain(|_, change| {
+            let (Some(_), Some(after)) = (&change.before, &change.after) else { return true };
+            change.content_written &= change.content || !events.contains(&after.content_seq);
+            change.attrs_written &= change.attrs || !events.contains(&after.attr_seq);
+            change.content || change.attrs || change.content_written || change.attrs_written
+        });
+    }
+
     /// Whether nothing differs.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.inodes.is_empty()

@@ -10,6 +10,7 @@ use super::delta::Delta;
 use super::diff::{self, Summary};
 use super::error::{ErrorKind, Result, VersionError};
 use super::large::Plan;
+use super::merge::Taken;
 use super::readset::ReadSet;
 use super::state::{Place, State, snapshot};
 use crate::engine::{Engine, EventDraft, FsError};
@@ -111,6 +112,16 @@ pub fn open_ones(engine: &Engine) -> Vec<TxnRow> {
 /// The view of a transaction: its private, writable tree.
 pub fn view(row: &TxnRow) -> View {
     View::live(row.branch)
+}
+
+/// The state of its target against which a transaction's changes are told: that of its begin, or the last that was
+/// merged into it since.
+///
+/// # Errors
+/// Those of the store.
+pub fn base(engine: &Engine, row: &TxnRow) -> Result<View> {
+    let txn = snapshot(engine)?;
+    Ok(View::as_of(row.target, Taken::of(engine, &*txn, row)?.base()))
 }
 
 /// Opens a transaction on a branch's present state.
@@ -260,10 +271,12 @@ fn attempted(
     alone: bool,
 ) -> Result<Attempt> {
     let txn = snapshot(engine)?;
-    let base = State::new(engine, &*txn, View::as_of(row.target, row.base))?;
+    let taken = Taken::of(engine, &*txn, row)?;
+    let base = State::new(engine, &*txn, View::as_of(row.target, taken.base()))?;
     let head = State::new(engine, &*txn, View::live(row.target))?;
     let hidden = State::new(engine, &*txn, view(row))?;
-    let delta = Delta::between(&base, &hidden)?;
+    let mut delta = Delta::between(&base, &hidden)?;
+    delta.forget_written_at(&taken.events);
     let mut tried = Commit { base: &base, head: &head, hidden: &hidden, conflicts: Vec::new() };
     let (changes, mut conflicts) = if options.rebase {
         super::merge::rebase(&base, &head, &hidden, options.strategy, engine.point().1)?
@@ -276,7 +289,15 @@ fn attempted(
         (changes, tried.conflicts)
     };
     if let Some(reads) = reads {
-        conflicts.extend(reads.validate(&base, &head)?);
+        // Before a merge inside it has read another state than after it: all of them must still hold.
+        for point in &taken.points {
+            let seen = State::new(engine, &*txn, View::as_of(row.target, *point))?;
+            for conflict in reads.validate(&seen, &head)? {
+                if !conflicts.contains(&conflict) {
+                    conflicts.push(conflict);
+                }
+            }
+        }
     }
     if !conflicts.is_empty() {
         return Ok(Attempt::Conflicted(conflicts));
@@ -297,6 +318,7 @@ fn attempted(
         let upto = inside.entry(source).or_insert(at);
         *upto = at.max(*upto);
     }
+    inside.remove(&row.target);
     mutations.extend(inside.into_iter().map(|(source, source_seq)| {
         Mutation::Merge(MergeRow { target: row.target, seq: Seq::MAX, source, source_seq })
     }));

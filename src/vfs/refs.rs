@@ -54,5 +54,6 @@ pub(super) fn conflict_views(engine: &Engine, id: TxnId) -> Result<[View; 3]> {
     let row = txn::find(engine, id).map_err(meaning)?;
     let now = engine.seal(None)?;
     engine.flush(now)?;
-    Ok([View::as_of(row.target, row.base), View::as_of(row.target, now), View::as_of(row.branch, now)])
+    let base = txn::base(engine, &row).map_err(meaning)?;
+    Ok([base, View::as_of(row.target, now), View::as_of(row.branch, now)])
 }

@@ -2,6 +2,7 @@
 
 use stonefs::types::{Seq, View};
 use stonefs::version::conflict::ConflictKind as Kind;
+use stonefs::version::merge::{self, MergeOptions, MergeOutcome};
 use stonefs::version::txn::{self, CommitOptions, CommitOutcome};
 use stonefs::version::{ErrorKind, ReadSet, VersionError, resolve};
 
@@ -271,6 +272,82 @@ fn a_negative_lookup_is_a_read() {
             assert_eq!(kinds(&conflicts), [(Kind::Read, "/absent".to_owned()), (Kind::Read, "/".to_owned())]);
         }
         other @ CommitOutcome::Committed { .. } => panic!("{other:?}"),
+    }
+}
+
+fn merge_into(w: &World, row: &stonefs::store::TxnRow) {
+    let outcome = merge::merge(&w.engine, MAIN, row.branch, &MergeOptions::default(), &w.caller).unwrap();
+    assert!(matches!(outcome, MergeOutcome::Merged { .. }), "{outcome:?}");
+}
+
+#[test]
+fn what_was_merged_into_a_transaction_is_no_change_of_it() {
+    let w = World::new();
+    w.write(MAIN, "f", "1").unwrap();
+    w.write(MAIN, "g", "1").unwrap();
+    w.write(MAIN, "old", "1").unwrap();
+    let (row, tx) = w.begin();
+    w.write(tx, "mine", "m").unwrap();
+    w.write(MAIN, "f", "2").unwrap();
+    w.chmod(MAIN, "g", 0o600).unwrap();
+    w.write(MAIN, "new", "n").unwrap();
+    w.write(MAIN, "kept", "k").unwrap();
+    w.rm(MAIN, "old").unwrap();
+    merge_into(&w, &row);
+    assert_eq!(w.files(tx), "f=2 g=1 kept=k mine=m new=n");
+    // The branch goes on, and takes back some of it: the transaction has nothing against it.
+    w.rm(MAIN, "new").unwrap();
+    w.write(MAIN, "f", "3").unwrap();
+    w.chmod(MAIN, "g", 0o640).unwrap();
+    w.write(MAIN, "old", "again").unwrap();
+    assert_eq!(w.commits(&row), "1 added");
+    assert_eq!(w.files(MAIN), "f=3 g=1 kept=k mine=m old=again");
+    assert_eq!(w.tree(MAIN)["g"], "file 640 1 1");
+    w.check();
+}
+
+#[test]
+fn after_a_merge_a_transaction_conflicts_on_what_it_has_otherwise() {
+    let w = World::new();
+    w.write(MAIN, "before", "1").unwrap();
+    w.write(MAIN, "after", "1").unwrap();
+    let (row, tx) = w.begin();
+    w.write(tx, "before", "tx").unwrap();
+    w.write(MAIN, "after", "main").unwrap();
+    merge_into(&w, &row);
+    w.write(tx, "after", "tx").unwrap();
+    w.write(MAIN, "before", "2").unwrap();
+    w.write(MAIN, "after", "2").unwrap();
+    let mut conflicts = w.conflicts(&row);
+    conflicts.sort();
+    let path = |p: &str| p.to_owned();
+    assert_eq!(conflicts, [(Kind::Content, path("/after")), (Kind::Content, path("/before"))]);
+    w.check();
+}
+
+#[test]
+fn what_was_read_before_and_after_a_merge_into_a_transaction_must_still_hold() {
+    let entry = |name: &[u8]| (stonefs::types::Ino::ROOT, stonefs::types::Name::new(name).unwrap());
+    for (merged, expected) in [(false, "/b"), (true, "/a")] {
+        let w = World::new();
+        let (row, _) = w.begin();
+        let draft =
+            stonefs::engine::EventDraft { op: stonefs::types::Op::Begin, txn: Some(row.id), old: None, new: None };
+        w.engine.update_txn(stonefs::store::TxnRow { serializable: true, ..row.clone() }, draft, &w.caller).unwrap();
+        let mut reads = ReadSet::default();
+        w.write(MAIN, "a", "1").unwrap();
+        w.write(MAIN, "b", "1").unwrap();
+        // Of the begin `b` is read, which is there now; after the merge `a`, which is gone again.
+        reads.entries.insert(entry(if merged { b"a" } else { b"b" }));
+        merge_into(&w, &row);
+        w.rm(MAIN, "a").unwrap();
+        let options = CommitOptions { reads: Some(&reads), ..CommitOptions::default() };
+        match txn::commit(&w.engine, row.id, &options, &w.caller).unwrap() {
+            CommitOutcome::Conflicted { conflicts, .. } => {
+                assert_eq!(kinds(&conflicts), [(Kind::Read, expected.to_owned())]);
+            }
+            other @ CommitOutcome::Committed { .. } => panic!("{other:?}"),
+        }
     }
 }
 

@@ -414,6 +414,11 @@ impl World {
         found
     }
 
+    /// Up to where a state has another branch's own changes.
+    pub fn brought(&self, point: Point, branch: BranchId) -> Option<Seq> {
+        self.roots(point).into_iter().filter(|root| root.0 == branch).map(|root| root.1).max()
+    }
+
     /// Whether a state has everything of another.
     fn has(&self, point: Point, other: Point) -> bool {
         let other = self.own(other);
@@ -437,5 +442,6 @@ impl Oracle {
         self.world.same.extend_from_slice(same);
         self.world.same.sort_unstable();
         self.world.same.dedup();
+        self.take_later_base(at.0);
     }
 }

@@ -213,3 +213,15 @@ fn regression_what_was_removed_by_hand_has_nothing_to_be_resolved() {
         Resolve { txn: 0, conflict: 69, all: false, how: 2 },
     ]);
 }
+
+#[test]
+fn regression_a_commit_brings_nothing_back_that_was_merged_and_has_been_undone_since() {
+    check(&[
+        Begin { branch: 0, run: false, serializable: true },
+        create(0, 3),
+        Merge { from: 0, back: None, into: 1, strategy: 0, keep: false },
+        Undo { branch: 0, what: 0, back: 0, force: false },
+        Commit { txn: 0 },
+        Check,
+    ]);
+}

@@ -54,9 +54,9 @@ impl Pair {
         ensure!(row.base >= point, "a transaction begun at {point} sees {}", row.base);
         let tree = self.oracle.world.trees[&target].clone();
         self.oracle.fork(row.branch, None, (target, row.base), tree);
-        let base = Arc::new(self.oracle.world.trees[&row.branch].clone());
+        let bases = vec![(row.base, Arc::new(self.oracle.world.trees[&row.branch].clone()))];
         let reads = serializable.then(ReadSet::default);
-        let entry = Txn { branch: row.branch, target, base, run: run || inside_run, reads, merge: None };
+        let entry = Txn { branch: row.branch, target, bases, run: run || inside_run, reads, merge: None };
         ensure!(self.oracle.world.txns.insert(row.id, entry).is_none(), "T{} was used before", row.id);
         Ok(Effect::Event)
     }
@@ -78,7 +78,7 @@ impl Pair {
     pub fn commit(&mut self, number: u8) -> Check<Effect> {
         let Some(id) = self.oracle.txn(number) else { return Ok(Effect::Nothing) };
         let engine = self.engine().clone();
-        let Txn { branch, target, base, reads, merge, .. } = self.oracle.world.txns[&id].clone();
+        let Txn { branch, target, bases, reads, merge, .. } = self.oracle.world.txns[&id].clone();
         self.close_handles(&[branch])?;
         let unresolved =
             merge.is_some() && merge::conflicts(&engine, id).is_ok_and(|c| c.iter().any(|c| c.resolved.is_none()));
@@ -93,8 +93,11 @@ impl Pair {
         self.oracle.seal(Some(branch), point);
         self.oracle.seal(Some(target), point);
         let trees = &self.oracle.world.trees;
-        let mut want = crate::txn::commit(&base, &trees[&target], &trees[&branch]);
-        let stale = reads.map(|reads| crate::txn::stale(&reads, &base, &trees[&target])).unwrap_or_default();
+        let (_, base) = bases.last().expect("that of its begin");
+        let mut want = crate::txn::commit(base, &trees[&target], &trees[&branch]);
+        // Before a merge inside it has read another state than after it: all of them must still hold.
+        let stale = |reads| bases.iter().flat_map(move |(_, seen)| crate::txn::stale(reads, seen, &trees[&target]));
+        let stale: Vec<String> = reads.iter().flat_map(stale).collect();
         let is_stale = want.is_ok() && !stale.is_empty() && !unresolved;
         if unresolved {
             want = Err(vec![String::from("its conflicts")]);

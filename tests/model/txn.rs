@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use stonefs::types::{BranchId, Ino, TxnId};
+use stonefs::types::{BranchId, Ino, Seq, TxnId};
 
 use stonefs::version::readset::ReadSet;
 
@@ -18,8 +18,8 @@ pub struct Txn {
     pub branch: BranchId,
     /// The branch that it will change.
     pub target: BranchId,
-    /// The target as it was when the transaction began.
-    pub base: Arc<Tree>,
+    /// The target as the transaction has seen it: when it began, and after each merge that brought later changes of it.
+    pub bases: Vec<(Seq, Arc<Tree>)>,
     /// Whether the end of the daemon rolls it back.
     pub run: bool,
     /// What it has read, where that is validated.
@@ -200,6 +200,31 @@ impl Oracle {
             }
         }
         found
+    }
+
+    /// Lets transactions go on from what a merge into them has brought of their target: what is there as the target had
+    /// it then, and came with the merge, is no change of theirs.
+    pub fn take_later_base(&mut self, hidden: BranchId) {
+        let Some((&id, txn)) = self.world.txns.iter().find(|(_, txn)| txn.branch == hidden) else { return };
+        let target = txn.target;
+        let upto = self.world.brought((hidden, Seq::MAX), target);
+        let known = txn.bases.last().map(|(seq, _)| *seq);
+        let Some(upto) = upto.filter(|upto| Some(*upto) > known) else { return };
+        let mut base = self.past(target, upto).expect("it was merged").clone();
+        base.reap_all();
+        let before = self.steps.last().and_then(|step| step.world.trees.get(&hidden)).cloned().unwrap_or_default();
+        for (ino, node) in &mut self.world.trees.get_mut(&hidden).expect("open").nodes {
+            let old = before.nodes.get(ino);
+            let mut now = node.clone();
+            now.stamp(base.nodes.get(ino));
+            if old.is_none_or(|old| old.version != node.version) {
+                node.version = now.version;
+            }
+            if old.is_none_or(|old| old.attrs != node.attrs) {
+                node.attrs = now.attrs;
+            }
+        }
+        self.world.txns.get_mut(&id).expect("found").bases.push((upto, Arc::new(base)));
     }
 
     /// The end of the daemon rolls back what `run` opened.

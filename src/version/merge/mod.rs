@@ -5,6 +5,8 @@ mod ids;
 mod plan;
 mod take;
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use self::base::{Graph, Point};
@@ -285,6 +287,44 @@ fn merge_base(
     let point = engine.point().0;
     engine.flush(point)?;
     Ok(View::as_of(virtual_base.id, point))
+}
+
+/// What a transaction has of its target.
+pub(crate) struct Taken {
+    /// The points that it has seen: that of its begin and, after each merge inside that brought a later one, that.
+    pub points: Vec<Seq>,
+    /// The events of those merges on its hidden branch.
+    pub events: BTreeSet<Seq>,
+}
+
+impl Taken {
+    /// Looks for merges inside of a transaction by which its target's later changes came, directly or through others.
+    pub fn of(engine: &Engine, txn: &dyn ReadTxn, row: &TxnRow) -> Result<Taken> {
+        let mut taken = Taken { points: vec![row.base], events: BTreeSet::new() };
+        let inside: BTreeSet<Seq> = txn.merges(row.branch)?.iter().map(|merge| merge.seq).collect();
+        if inside.is_empty() {
+            return Ok(taken);
+        }
+        let branches = engine.branches();
+        let mut merges = Vec::new();
+        for branch in &branches {
+            merges.extend(txn.merges(branch.id)?);
+        }
+        let graph = Graph::new(&branches, &merges);
+        for event in inside {
+            let upto = graph.reach((row.branch, event)).get(&row.target).copied().unwrap_or_default();
+            if upto > taken.base() {
+                taken.points.push(upto);
+                taken.events.insert(event);
+            }
+        }
+        Ok(taken)
+    }
+
+    /// The last of the points: against it, the transaction's own changes are told from its target's.
+    pub fn base(&self) -> Seq {
+        self.points.last().copied().unwrap_or_default()
+    }
 }
 
 /// Merges a transaction's changes with what its target has since become.
