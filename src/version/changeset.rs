@@ -181,11 +181,6 @@ impl<'t> Changeset<'t> {
         rows.into_iter().flatten().take_while(move |((parent, _), _)| *parent == dir)
     }
 
-    /// Whether nothing was changed.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.edits.is_empty()
-    }
-
     // ---- changes ---------------------------------------------------------------------------
 
     /// Lets a name stand for something else, or for nothing.

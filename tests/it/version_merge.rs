@@ -246,6 +246,26 @@ fn conflicts_wait_in_a_transaction_until_they_are_resolved() {
 }
 
 #[test]
+fn a_resolution_is_one_step_and_the_same_again_writes_nothing() {
+    let (w, side) = forked();
+    w.write(side, "c", "s").unwrap();
+    w.rm(MAIN, "c").unwrap();
+    let MergeOutcome::Conflicted { txn: id, .. } = merge(&w, side, MAIN) else { panic!() };
+    let tx = txn::view(&txn::find(&w.engine, id).unwrap());
+    let resolve = || merge::resolve(&w.engine, id, b"/c", &Resolve::Theirs, &w.caller).unwrap();
+    let before = w.engine.point().0;
+    resolve();
+    assert_eq!(w.engine.point().0, before.next(), "a crash leaves all of it or nothing");
+    // Somebody who goes on from here is not disturbed by the same decision once more.
+    let inner = w.begin_on(tx.branch);
+    w.rm(txn::view(&inner), "c").unwrap();
+    resolve();
+    w.commits(&inner);
+    assert!(w.ino(tx, "c").is_err());
+    w.check();
+}
+
+#[test]
 fn a_strategy_decides_everything() {
     for take in [Side::Ours, Side::Theirs] {
         let (w, side) = forked();

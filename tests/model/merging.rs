@@ -291,6 +291,7 @@ impl Pair {
             match merge::resolve(&engine, id, &path, &decision, &caller(0)) {
                 Ok(now) => {
                     changed = true;
+                    self.take_resolved(branch, views)?;
                     let left = now.iter().filter(|conflict| conflict.is_at(&path) && conflict.resolved.is_none());
                     ensure!(left.count() == 0, "{} is not resolved", path.escape_ascii());
                     if plain && decision != Resolve::File(b"resolved".to_vec()) {
@@ -304,13 +305,18 @@ impl Pair {
                 }
             }
         }
-        let three = views.map(|view| self.observe_with(view, &[]));
-        let [_, ours, theirs] = three;
+        count(Tally::Resolved);
+        Ok(if changed { Effect::Made(Op::Merge) } else { Effect::Nothing })
+    }
+
+    /// Takes the result over after each resolution: each is a step that a crash may leave last.
+    fn take_resolved(&mut self, branch: BranchId, views: [View; 3]) -> Check<()> {
+        let [_, ours, theirs] = views.map(|view| self.observe_with(view, &[]));
         let (ours, theirs) = (ours?.tree, theirs?.tree);
         let seen = self.observe_with(View::live(branch), &[&ours, &theirs, &self.oracle.world.trees[&branch]])?;
         self.take_over(branch, seen, &[&ours, &theirs]);
-        count(Tally::Resolved);
-        Ok(if changed { Effect::Made(Op::Merge) } else { Effect::Nothing })
+        self.oracle.record(self.engine().point().0, false);
+        Ok(())
     }
 
     /// What is resolved for one side has that side's content, or attributes.

@@ -225,3 +225,21 @@ fn regression_a_commit_brings_nothing_back_that_was_merged_and_has_been_undone_s
         Check,
     ]);
 }
+
+#[test]
+fn regression_each_resolution_is_a_step_of_its_own() {
+    let other = |node| Target { branch: 1, node };
+    check(&[
+        create(0, 0),
+        create(0, 1),
+        Fork { branch: 0, back: None, name: 1 },
+        Chmod { on: on(1), mode: 0o711, who: 0 },
+        Chmod { on: on(2), mode: 0o711, who: 0 },
+        Chmod { on: other(1), mode: 0o700, who: 0 },
+        Chmod { on: other(2), mode: 0o700, who: 0 },
+        Merge { from: 1, back: None, into: 0, strategy: 0, keep: true },
+        Resolve { txn: 0, conflict: 0, all: true, how: 3 },
+        Crash,
+        Check,
+    ]);
+}

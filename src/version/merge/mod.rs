@@ -418,13 +418,13 @@ pub fn resolve(engine: &Engine, id: TxnId, path: &[u8], how: &Resolve, caller: &
         let what = format!("resolving {:?} this way would break the tree: {fault:?}", show(path));
         return Err(VersionError::new(ErrorKind::Conflict, what).hint("resolve the conflicts around it first"));
     }
-    if !changes.is_empty() {
-        engine.apply(row.branch, changes.mutations()?, draft(Op::Merge, id), &mut |_| Ok(()), caller)?;
-    }
     let conflicts = detail.conflicts.clone();
-    let row = TxnRow { detail: detail.print(), ..row };
+    // The result and that it is decided come in one step: what says that it waits must be as it was.
+    let mut mutations = changes.mutations()?;
+    let hidden = row.branch;
+    mutations.push(Mutation::Txn(Box::new(TxnRow { detail: detail.print(), ..row })));
     let new = Some(format!("T{id} resolve").into_bytes());
-    engine.update_txn(row, EventDraft { new, ..draft(Op::Merge, id) }, caller)?;
+    engine.apply(hidden, mutations, EventDraft { new, ..draft(Op::Merge, id) }, &mut |_| Ok(()), caller)?;
     Ok(conflicts)
 }
 

@@ -154,7 +154,8 @@ impl<'t> Taker<'_, 't> {
         let ino = kept.unwrap_or(from);
         let state = self.things.state(self.which);
         let Some(row) = state.inode(from)? else { return Ok(()) };
-        if kept.is_none() {
+        // What an earlier decision brought is not written again.
+        if kept.is_none() && self.changes.head.inode(ino)?.is_none() {
             self.changes.bring(ino, state, from)?;
         }
         for (parent, name) in places {
