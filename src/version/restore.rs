@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::changeset::{Changeset, Source};
 use super::conflict::Detail;
-use super::delta::Delta;
+use super::delta::{self, Delta};
 use super::diff::Summary;
 use super::error::{ErrorKind, Result, VersionError, show};
 use super::state::{Found, Place, State, components, same_attrs, same_content, snapshot};
@@ -81,13 +81,16 @@ fn apply(
         let txn = snapshot(engine)?;
         let head = State::new(engine, &*txn, View::live(branch))?;
         let then = State::new(engine, &*txn, at)?;
-        let delta = Delta::between(&head, &then)?;
+        let keys = delta::keys(&*txn, &delta::stretches(&head.lineage, &then.lineage))?;
+        let delta = Delta::of_keys(&head, &then, &keys)?;
+        let touched = keys.inodes.into_iter().chain(delta.inodes.keys().copied()).collect();
         let mut restorer = Restorer {
             engine,
             head: &head,
             then: &then,
             changes: Changeset::new(&head, engine.point().1),
             delta,
+            touched,
             marked: BTreeSet::new(),
             copies: BTreeMap::new(),
             detached: BTreeSet::new(),
@@ -122,6 +125,8 @@ struct Restorer<'e, 't> {
     changes: Changeset<'t>,
     /// From the present to what it shall be.
     delta: Delta,
+    /// Inodes of which anything may differ, times too.
+    touched: BTreeSet<Ino>,
     /// Directories that hold, at any depth, something that differs.
     marked: BTreeSet<Ino>,
     /// New numbers for inodes that live on elsewhere.
@@ -134,8 +139,7 @@ struct Restorer<'e, 't> {
 
 impl Restorer<'_, '_> {
     fn everything(&mut self) -> Result<()> {
-        let inodes: Vec<Ino> = self.delta.inodes.keys().copied().collect();
-        for ino in inodes {
+        for ino in std::mem::take(&mut self.touched) {
             self.as_then(ino, ino)?;
         }
         let entries: Vec<(Place, Option<Found>)> =
@@ -188,6 +192,13 @@ impl Restorer<'_, '_> {
     fn mark(&mut self) -> Result<()> {
         let mut work: Vec<Ino> = self.delta.entries.keys().map(|(parent, _)| *parent).collect();
         work.extend(self.delta.inodes.keys());
+        for ino in &self.touched {
+            if let (Some(now), Some(then)) = (self.head.inode(*ino)?, self.then.inode(*ino)?)
+                && (now.atime, now.mtime) != (then.atime, then.mtime)
+            {
+                work.push(*ino);
+            }
+        }
         while let Some(ino) = work.pop() {
             if self.marked.insert(ino) {
                 for state in [self.head, self.then] {

@@ -243,3 +243,19 @@ fn regression_each_resolution_is_a_step_of_its_own() {
         Check,
     ]);
 }
+
+#[test]
+fn regression_a_rollback_brings_times_back_that_were_set_to_the_present() {
+    check(&[
+        create(0, 4),
+        Sync,
+        Tick { nanos: 1 },
+        Utimens { on: on(1), atime: None, mtime: Some(-1) },
+        RollbackTo { branch: 0, from: None, back: 2 },
+        Check,
+        Tick { nanos: 1 },
+        Utimens { on: on(1), atime: Some(-1), mtime: Some(-1) },
+        Restore { on: on(1), from: None, back: 2 },
+        Check,
+    ]);
+}
