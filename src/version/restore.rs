@@ -289,16 +289,21 @@ impl Restorer<'_, '_> {
         Ok(ino)
     }
 
-    /// Whether every present name of a file is one that it had then too, or one that has just been found to be as
-    /// it was then, in a directory of another number: a further hard link.
+    /// Whether a file keeps a name in what is restored, so that it is restored in place with all of its hard links
+    /// there, or has no name but those that it had then.
     fn then_names_are_inside(&self, ino: Ino) -> Result<bool> {
         if self.then.inode(ino)?.is_none_or(|row| row.kind == Kind::Dir) {
             return Ok(false);
         }
-        let then: BTreeSet<Place> = self.then.names(ino)?.into_iter().collect();
-        for place in self.changes.names(ino)? {
+        let (then, now) = (self.then.names(ino)?, self.changes.names(ino)?);
+        for place in &now {
+            if self.is_inside(place.0)? {
+                return Ok(true);
+            }
+        }
+        for place in now {
             // What is below a directory that went goes with it.
-            if !then.contains(&place) && !self.is_inside(place.0)? && self.changes.is_reachable(place.0)? {
+            if !then.contains(&place) && self.changes.is_reachable(place.0)? {
                 return Ok(false);
             }
         }

@@ -259,3 +259,17 @@ fn regression_a_rollback_brings_times_back_that_were_set_to_the_present() {
         Check,
     ]);
 }
+
+#[test]
+fn regression_a_restored_file_keeps_its_hard_links_though_it_has_one_elsewhere() {
+    check(&[
+        Mkdir { at: at(0, 0), mode: 0o755, umask: 0, who: 0 },
+        create(1, 2),
+        Link { from: on(2), at: at(1, 0) },
+        Sync,
+        Unlink { at: at(1, 0) },
+        Link { from: on(2), at: at(0, 1) },
+        Restore { on: on(1), from: None, back: 3 },
+        Check,
+    ]);
+}
