@@ -350,14 +350,16 @@ impl Core {
         Ok(read(txn.as_ref())?)
     }
 
-    /// Brings an inode into memory.
+    /// Brings an inode of the tree into memory.
     pub fn load(&mut self, view: View, ino: Ino) -> Result<()> {
         if let Some(node) = self.trees.get_mut(&view).and_then(|t| t.nodes.get_mut(&ino)) {
             node.used = true;
             return Ok(());
         }
         let lineage = self.lineage(view)?;
-        let row = self.with_reader(|txn| txn.inode(&lineage, ino))?.ok_or(FsError::NotFound)?;
+        let row = self.with_reader(|txn| txn.inode(&lineage, ino))?;
+        // One without a name is in memory as long as somebody has it open; it is in no past state, and in no fork.
+        let row = row.filter(|row| row.nlink > 0).ok_or(FsError::NotFound)?;
         self.insert_node(view, ino, Node::new(row));
         Ok(())
     }

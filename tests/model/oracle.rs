@@ -242,7 +242,10 @@ impl Oracle {
     pub fn open(&mut self, view: View, ino: Ino, flags: i32, caller: &Caller, now: Timestamp) -> Outcome<()> {
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
         let tree = self.tree(view).ok_or_else(|| vec![libc::ENOENT])?;
-        let content = tree.content(ino);
+        let mut content = tree.content(ino);
+        if view.at != At::Live && !tree.is_named(ino) {
+            content = Err(vec![libc::ENOENT]); // it was only open, which is no part of a past state
+        }
         if writes && view.at != At::Live {
             return Err(vec![libc::EROFS]);
         }

@@ -273,3 +273,18 @@ fn regression_a_restored_file_keeps_its_hard_links_though_it_has_one_elsewhere()
         Check,
     ]);
 }
+
+#[test]
+fn regression_what_was_only_open_is_in_no_past_state_and_in_no_fork() {
+    check(&[
+        create(0, 0),
+        Unlink { at: at(0, 0) },
+        Fork { branch: 0, back: None, name: 1 },
+        RollbackTo { branch: 0, from: None, back: 3 },
+        RollbackTo { branch: 1, from: Some(0), back: 0 },
+        OpenPast { on: on(1), back: 4 },
+        OpenPast { on: Target { branch: 1, node: 0 }, back: 2 },
+        OpenPast { on: Target { branch: 1, node: 0 }, back: 3 },
+        Check,
+    ]);
+}
