@@ -516,6 +516,7 @@ impl Pair {
                         (to, to_offset),
                         length,
                         (before, engine.point().0),
+                        (caller(who).uid != 0, now),
                     );
                 }
                 if self.agree(&got, &want)? {

@@ -364,6 +364,7 @@ impl Oracle {
         (to, to_offset): (Handle, u64),
         length: u64,
         (before, after): (Seq, Seq),
+        (suid, now): (bool, Timestamp),
     ) {
         const CHUNK: u64 = 128 << 10;
         let (Ok(source), Ok(open)) = (self.content_of(from), self.handle(to).cloned()) else { return };
@@ -392,7 +393,12 @@ impl Oracle {
         if after.0 > before.0 + 1 {
             let tree = last.world.trees.get_mut(&open.view.branch).expect("it was there");
             let node = tree.nodes.get_mut(&open.ino).expect("it was there");
-            node.version = crate::tree::fresh();
+            // The first part has taken away what any write does.
+            Tree::kill_privileges(node, suid);
+            (node.version, node.mtime, node.ctime) = (crate::tree::fresh(), now, now);
+            node.earlier.clear();
+            let mut parts = parts.into_iter();
+            node.body = parts.next().map_or(node.body.clone(), Body::File);
             node.earlier.extend(parts);
             self.steps.push(Step { point: before.next(), world: last.world, cut: false });
         }

@@ -288,3 +288,45 @@ fn regression_what_was_only_open_is_in_no_past_state_and_in_no_fork() {
         Check,
     ]);
 }
+
+#[test]
+fn regression_a_directory_that_comes_back_has_no_content_that_was_written() {
+    check(&[
+        Mkdir { at: at(0, 0), mode: 0o755, umask: 0, who: 0 },
+        Begin { branch: 0, run: false, serializable: false },
+        Undo { branch: 1, what: 3, back: 3, force: false },
+        Rmdir { at: at(0, 0) },
+        Redo { branch: 1, force: false },
+        Commit { txn: 0 },
+        Check,
+    ]);
+}
+
+#[test]
+fn regression_attributes_of_what_a_commit_leaves_without_a_name_go_with_it() {
+    let inner = |node| Target { branch: 1, node };
+    check(&[
+        create(0, 0),
+        Link { from: on(1), at: at(0, 1) },
+        Begin { branch: 0, run: false, serializable: false },
+        Chmod { on: inner(1), mode: 0o600, who: 0 },
+        Unlink { at: at(0, 0) },
+        Unlink { at: Place { branch: 1, dir: 0, name: 1 } },
+        Commit { txn: 0 },
+        Check,
+    ]);
+}
+
+#[test]
+fn regression_each_part_of_a_copy_takes_capabilities_away() {
+    check(&[
+        create(0, 1),
+        Setxattr { on: on(1), name: 2, value: 1, mode: 0 },
+        Save { at: at(0, 2), length: 2, seed: 116 },
+        Open { on: on(2), flags: 3, who: 1 },
+        write(1, 4, 9, 33),
+        Copy { from: 1, from_offset: 12, to: 0, to_offset: 17, length: 9, who: 1 },
+        Crash,
+        Check,
+    ]);
+}

@@ -115,7 +115,8 @@ impl Node {
             (old.perm, old.uid, old.gid, &old.xattrs) == (self.perm, self.uid, self.gid, &self.xattrs)
         });
         let number = |same: bool, old: Option<u64>| old.filter(|_| same).unwrap_or_else(fresh);
-        self.version = number(same_content || self.kind == Kind::Dir, old.map(|old| old.version));
+        // A directory has no content: its names are counted one by one, also when it comes back.
+        self.version = if self.kind == Kind::Dir { 0 } else { number(same_content, old.map(|old| old.version)) };
         self.attrs = number(same_attributes, old.map(|old| old.attrs));
         self.earlier.clear();
     }
@@ -503,7 +504,7 @@ impl Tree {
     // ---- attributes ----------------------------------------------------------------------------
 
     /// Clears what a change of content clears: setuid, setgid where the group may execute, capabilities.
-    fn kill_privileges(node: &mut Node, suid: bool) {
+    pub fn kill_privileges(node: &mut Node, suid: bool) {
         node.xattrs.remove(&b"security.capability"[..]);
         if suid {
             node.perm &= !SUID;

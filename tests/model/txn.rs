@@ -170,6 +170,13 @@ pub fn commit(base: &Tree, head: &Tree, hidden: &Tree) -> Result<Tree, Vec<Strin
     }
     for ino in result.nodes.keys().copied().collect::<Vec<_>>() {
         result.reap(ino);
+        // What is left without a name is left to those who have it open, as they had it: it has no place in the tree.
+        if let Some(now) = head.nodes.get(&ino)
+            && result.nodes.contains_key(&ino)
+            && !result.is_named(ino)
+        {
+            result.nodes.insert(ino, now.clone());
+        }
     }
     Ok(result)
 }
