@@ -17,6 +17,7 @@ mod daemon;
 mod diff;
 mod error;
 mod graph;
+mod helper;
 mod history;
 mod holders;
 mod init;
@@ -142,7 +143,8 @@ commands! {
 
 /// Runs the program on its arguments and returns its exit status.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let Some(words) = helper::words(std::env::args_os().collect()) else { return ExitCode::SUCCESS };
+    let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(error) => return ExitCode::from(explain(&error)),
     };

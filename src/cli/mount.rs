@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -22,7 +23,7 @@ use super::daemon;
 use super::error::{About, Error, Result};
 use super::init;
 use super::mountinfo::{self, FSTYPE};
-use super::options::MountOptions;
+use super::options::{self, MountOptions};
 use super::text::TreePath;
 
 const EXAMPLES: &str = "\
@@ -32,6 +33,8 @@ Examples:
   stone mount work.stone /mnt -o ro,at=2026-11-22      a past state, read-only
   stone mount work.stone /mnt2 -o branch=experiment    a second mount, showing another branch
   stone mount -f work.stone /mnt                       stays in the foreground (for systemd)
+  ln -s $(command -v stone) /sbin/mount.fuse.stonefs   then a line of /etc/fstab mounts it:
+                                                       /data/work.stone /mnt fuse.stonefs defaults 0 0
 
 Options (-o): ro; allow_other; nonempty (hide what is in DIR); writeback (the kernel collects
 writes: small writes are faster, creates slower); branch=NAME; at=REF; history=root|everywhere
@@ -97,6 +100,9 @@ impl Mount {
     }
 
     pub(super) fn run(self, app: &App) -> Result<u8> {
+        if options::has_remount(&self.options) {
+            return self.remount();
+        }
         let options = MountOptions::parse(&self.options)?;
         if self.detached {
             return self.serve_detached(options);
@@ -142,10 +148,22 @@ impl Mount {
     }
 
     /// Starts the daemon and waits until its mount answers.
+    /// Lets the kernel change the flags of a mount that is there (`-o remount,ro`): no daemon has a part in it.
+    fn remount(&self) -> Result<u8> {
+        let mut command = Command::new("mount");
+        command.arg("-i");
+        for list in &self.options {
+            command.arg("-o").arg(list);
+        }
+        let status = command.arg(&self.dir).status().map_err(|error| Error::from(error).about(b"mount"))?;
+        Ok(u8::from(!status.success()))
+    }
+
     fn spawn(&self, app: &App, database: &Path, dir: &Path) -> Result<()> {
         let program = std::env::current_exe().map_err(|error| Error::from(error).about(b"own program"))?;
         let mut command = Command::new(program);
-        command.arg("mount").arg("--detached").arg(database).arg(dir);
+        // Under whatever name mount(8) has called it.
+        command.arg0("stone").arg("mount").arg("--detached").arg(database).arg(dir);
         for list in &self.options {
             command.arg("-o").arg(list);
         }

@@ -11,8 +11,26 @@ use super::users;
 /// Options that the kernel knows and fstab(5) lines carry.
 const KERNEL: [&str; 12] =
     ["dev", "nodev", "suid", "nosuid", "exec", "noexec", "atime", "noatime", "sync", "async", "dirsync", "relatime"];
-/// Options of mount(8) that mean nothing to us.
-const IGNORED: [&str; 7] = ["rw", "defaults", "auto", "noauto", "user", "nouser", "_netdev"];
+/// Options of mount(8) that mean nothing to us: reading changes no access time.
+const IGNORED: [&str; 17] = [
+    "rw",
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "users",
+    "nouser",
+    "owner",
+    "group",
+    "nofail",
+    "_netdev",
+    "nodiratime",
+    "diratime",
+    "strictatime",
+    "norelatime",
+    "lazytime",
+    "nolazytime",
+];
 
 /// What a mount is made with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +70,11 @@ pub struct MountOptions {
     pub compress: Option<bool>,
     /// Passed to the kernel.
     pub kernel: Vec<String>,
+}
+
+/// Whether a mount that is there is to get other flags.
+pub(super) fn has_remount(lists: &[std::ffi::OsString]) -> bool {
+    lists.iter().any(|list| list.as_bytes().split(|&b| b == b',').any(|option| option == b"remount"))
 }
 
 impl MountOptions {
@@ -101,6 +124,8 @@ impl MountOptions {
             ("gid", Some(value)) => self.gid = Some(id(value).ok_or_else(|| Error::usage("not a group's number"))?),
             (key, None) if KERNEL.contains(&key) => self.kernel.push(key.to_owned()),
             (key, None) if IGNORED.contains(&key) => {}
+            // For those who read fstab(5): systemd, and people.
+            (key, _) if key.starts_with("x-") || key.starts_with("X-") || key == "comment" => {}
             _ => {
                 return Err(Error::usage(
                     "is not an option of mount; there are ro allow_other nonempty writeback branch=NAME at=REF \
@@ -139,7 +164,8 @@ mod tests {
 
     #[test]
     fn lists_of_options_are_read() {
-        let options = parse("ro,allow_other,branch=x,history=everywhere,uid=root,gid=5,nosuid,defaults").unwrap();
+        let options =
+            parse("ro,allow_other,branch=x,history=everywhere,uid=root,gid=5,nosuid,defaults,x-a.b=c").unwrap();
         assert!(options.read_only && options.allow_other && options.history_everywhere && !options.writeback);
         assert_eq!(options.branch, Some("x".into()));
         assert_eq!((options.uid, options.gid), (Some(0), Some(5)));

@@ -153,6 +153,32 @@ fn a_mount_of_a_past_state_is_read_only() {
 }
 
 #[test]
+fn mount_8_and_fstab_find_their_helper_in_the_program() {
+    let world = World::new();
+    let helper = world.path("mount.fuse.stonefs");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_stone"), &helper).unwrap();
+    let call = |options: &str| {
+        let mut command = Command::new(&helper);
+        command.args(["db.stone", "m", "-n", "-o", options]).current_dir(world.dir.path());
+        command.stdin(Stdio::null()).output().unwrap()
+    };
+    fs::create_dir(world.path("m")).unwrap();
+    let done = call("rw,nosuid,noauto,nofail,x-systemd.automount");
+    assert!(done.status.success(), "{done:?}");
+    assert!(is_mounted(&world.path("m")));
+    fs::write(world.path("m/a"), "hello").unwrap();
+    // Plain umount(8) ends it, with everything on disk.
+    assert!(Command::new("umount").arg(world.path("m")).status().unwrap().success());
+    eventually("the daemon has ended", || !world.path("db.stone-wal").exists());
+    assert!(call("defaults").status.success());
+    assert_eq!(fs::read_to_string(world.path("m/a")).unwrap(), "hello");
+    assert!(call("remount,ro").status.success());
+    assert_eq!(fs::write(world.path("m/b"), "").unwrap_err().raw_os_error(), Some(libc::EROFS));
+    assert!(call("remount,rw").status.success());
+    fs::write(world.path("m/b"), "").unwrap();
+}
+
+#[test]
 fn in_the_foreground_it_ends_with_the_mount() {
     let world = World::new();
     fs::create_dir(world.path("m")).unwrap();
