@@ -115,17 +115,66 @@ impl Delta {
         Ok(delta)
     }
 
-    /// What was written at these events counts only where it differs: they brought it from the other state.
-    pub fn forget_written_at(&mut self, events: &BTreeSet<Seq>) {
+    /// What was written at these events counts only where it differs: they brought it from the other state. A file that
+    /// has another number here, as its successor there has, but the same names, content and attributes, is the same.
+    ///
+    /// `begin`: what is older is nobody's writing here.
+    pub fn forget_brought(
+        &mut self,
+        before: &State<'_>,
+        after: &State<'_>,
+        begin: Seq,
+        events: &BTreeSet<Seq>,
+    ) -> Result<()> {
         if events.is_empty() {
-            return;
+            return Ok(());
+        }
+        for (old, new) in self.renumbered(before, after)? {
+            self.entries.retain(|_, (found, _)| found.is_none_or(|(ino, _)| ino != old));
+            self.inodes.remove(&old);
+            self.inodes.remove(&new);
         }
         self.inodes.retain(|_, change| {
             let (Some(_), Some(after)) = (&change.before, &change.after) else { return true };
-            change.content_written &= change.content || !events.contains(&after.content_seq);
-            change.attrs_written &= change.attrs || !events.contains(&after.attr_seq);
+            let own = |seq: Seq| seq > begin && !events.contains(&seq);
+            change.content_written &= change.content || own(after.content_seq);
+            change.attrs_written &= change.attrs || own(after.attr_seq);
             change.content || change.attrs || change.content_written || change.attrs_written
         });
+        Ok(())
+    }
+
+    /// Files that differ in their number only.
+    fn renumbered(&self, before: &State<'_>, after: &State<'_>) -> Result<Vec<(Ino, Ino)>> {
+        let mut becomes: BTreeMap<Ino, BTreeSet<Option<Ino>>> = BTreeMap::new();
+        let mut was = becomes.clone();
+        for (old, new) in self.entries.values() {
+            let (old, new) = (old.map(|(ino, _)| ino), new.map(|(ino, _)| ino));
+            if let Some(old) = old {
+                becomes.entry(old).or_default().insert(new);
+            }
+            if let Some(new) = new {
+                was.entry(new).or_default().insert(old);
+            }
+        }
+        let mut pairs = Vec::new();
+        for (old, to) in becomes {
+            let Some(Some(new)) = to.first().copied().filter(|_| to.len() == 1) else { continue };
+            if was.get(&new) != Some(&BTreeSet::from([Some(old)])) {
+                continue;
+            }
+            let (Some(gone), Some(come)) = (self.inodes.get(&old), self.inodes.get(&new)) else { continue };
+            let (Some(x), None, None, Some(y)) = (&gone.before, &gone.after, &come.before, &come.after) else {
+                continue;
+            };
+            if x.kind != Kind::Dir
+                && same_content((before, old, x), (after, new, y))?
+                && same_attrs((before, old, x), (after, new, y))?
+            {
+                pairs.push((old, new));
+            }
+        }
+        Ok(pairs)
     }
 
     /// Whether nothing differs.

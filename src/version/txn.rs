@@ -276,7 +276,7 @@ fn attempted(
     let head = State::new(engine, &*txn, View::live(row.target))?;
     let hidden = State::new(engine, &*txn, view(row))?;
     let mut delta = Delta::between(&base, &hidden)?;
-    delta.forget_written_at(&taken.events);
+    delta.forget_brought(&base, &hidden, row.base, &taken.events)?;
     let mut tried = Commit { base: &base, head: &head, hidden: &hidden, conflicts: Vec::new() };
     let (changes, mut conflicts) = if options.rebase {
         super::merge::rebase(&base, &head, &hidden, options.strategy, engine.point().1)?

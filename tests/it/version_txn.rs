@@ -286,22 +286,28 @@ fn what_was_merged_into_a_transaction_is_no_change_of_it() {
     w.write(MAIN, "f", "1").unwrap();
     w.write(MAIN, "g", "1").unwrap();
     w.write(MAIN, "old", "1").unwrap();
+    w.write(MAIN, "saved", "1").unwrap();
+    w.write(MAIN, "same", "1").unwrap();
     let (row, tx) = w.begin();
     w.write(tx, "mine", "m").unwrap();
+    w.save(MAIN, "saved", "2").unwrap();
+    w.write(MAIN, "same", "1").unwrap();
     w.write(MAIN, "f", "2").unwrap();
     w.chmod(MAIN, "g", 0o600).unwrap();
     w.write(MAIN, "new", "n").unwrap();
     w.write(MAIN, "kept", "k").unwrap();
     w.rm(MAIN, "old").unwrap();
     merge_into(&w, &row);
-    assert_eq!(w.files(tx), "f=2 g=1 kept=k mine=m new=n");
+    assert_eq!(w.files(tx), "f=2 g=1 kept=k mine=m new=n same=1 saved=2");
     // The branch goes on, and takes back some of it: the transaction has nothing against it.
     w.rm(MAIN, "new").unwrap();
     w.write(MAIN, "f", "3").unwrap();
     w.chmod(MAIN, "g", 0o640).unwrap();
     w.write(MAIN, "old", "again").unwrap();
+    w.save(MAIN, "saved", "3").unwrap();
+    w.write(MAIN, "same", "2").unwrap();
     assert_eq!(w.commits(&row), "1 added");
-    assert_eq!(w.files(MAIN), "f=3 g=1 kept=k mine=m old=again");
+    assert_eq!(w.files(MAIN), "f=3 g=1 kept=k mine=m old=again same=2 saved=3");
     assert_eq!(w.tree(MAIN)["g"], "file 640 1 1");
     w.check();
 }

@@ -330,3 +330,16 @@ fn regression_each_part_of_a_copy_takes_capabilities_away() {
         Check,
     ]);
 }
+
+#[test]
+fn regression_a_file_that_was_saved_on_the_branch_and_merged_is_no_change_of_a_transaction() {
+    check(&[
+        create(0, 1),
+        Begin { branch: 0, run: false, serializable: false },
+        Save { at: at(0, 1), length: 6, seed: 163 },
+        Merge { from: 0, back: None, into: 1, strategy: 0, keep: false },
+        Save { at: at(0, 1), length: 5, seed: 7 },
+        Commit { txn: 0 },
+        Check,
+    ]);
+}

@@ -94,7 +94,9 @@ impl Pair {
         self.oracle.seal(Some(target), point);
         let trees = &self.oracle.world.trees;
         let (_, base) = bases.last().expect("that of its begin");
-        let mut want = crate::txn::commit(base, &trees[&target], &trees[&branch]);
+        let own = &trees[&branch];
+        let hidden = if bases.len() > 1 { crate::txn::renumbered(base, own) } else { own.clone() };
+        let mut want = crate::txn::commit(base, &trees[&target], &hidden);
         // Before a merge inside it has read another state than after it: all of them must still hold.
         let stale = |reads| bases.iter().flat_map(move |(_, seen)| crate::txn::stale(reads, seen, &trees[&target]));
         let stale: Vec<String> = reads.iter().flat_map(stale).collect();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use stonefs::types::{BranchId, Ino, Seq, TxnId};
+use stonefs::types::{BranchId, Ino, Kind, Seq, TxnId};
 
 use stonefs::version::readset::ReadSet;
 
@@ -70,6 +70,33 @@ fn places(tree: &Tree) -> BTreeMap<Place, Ino> {
         }
     }
     found
+}
+
+/// Gives files that a merge has left their own number in the transaction the number that they have in its base, where
+/// they are the same otherwise.
+pub fn renumbered(base: &Tree, hidden: &Tree) -> Tree {
+    let mut result = hidden.clone();
+    let (before, after) = (places(base), places(hidden));
+    let all = |places: &BTreeMap<Place, Ino>, ino: Ino| -> BTreeSet<Place> {
+        places.iter().filter(|place| *place.1 == ino).map(|place| place.0.clone()).collect()
+    };
+    for (&ino, node) in hidden.nodes.iter().filter(|(ino, node)| node.kind != Kind::Dir && hidden.is_named(**ino)) {
+        let names = all(&after, ino);
+        let Some(&old) = names.first().and_then(|place| before.get(place)) else { continue };
+        let apart = base.nodes.get(&ino).is_none_or(|_| !base.is_named(ino));
+        let gone = hidden.nodes.get(&old).is_none_or(|_| !hidden.is_named(old));
+        let there = &base.nodes[&old];
+        let same = (&there.body, there.rdev, there.perm, there.uid, there.gid, &there.xattrs)
+            == (&node.body, node.rdev, node.perm, node.uid, node.gid, &node.xattrs);
+        if old != ino && apart && gone && same && there.kind == node.kind && all(&before, old) == names {
+            for (dir, name) in names {
+                result.entries_mut(dir).insert(name, old);
+            }
+            result.nodes.remove(&ino);
+            result.nodes.insert(old, there.clone());
+        }
+    }
+    result
 }
 
 /// Puts a transaction's changes on top of its target: first committer wins, key by key. The keys are
