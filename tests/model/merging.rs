@@ -232,6 +232,10 @@ impl Pair {
             check_bystanders(want, conflicts, &seen.tree)?;
         }
         self.oracle.fork(row.branch, None, (target, row.base), three.ours.clone());
+        // Before the event that begins the transaction nobody can change the branch.
+        self.oracle.world.branches.get_mut(&row.branch).expect("forked").dropped = true;
+        self.oracle.record(Seq(row.begun.0 - 1), false);
+        self.oracle.world.branches.get_mut(&row.branch).expect("forked").dropped = false;
         self.take_over(row.branch, seen, &[&three.theirs]);
         let inside_run = self.oracle.world.txns.values().any(|txn| txn.branch == target && txn.run);
         let bases = vec![(row.base, Arc::new(three.ours.clone()))];

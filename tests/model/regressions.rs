@@ -343,3 +343,32 @@ fn regression_a_file_that_was_saved_on_the_branch_and_merged_is_no_change_of_a_t
         Check,
     ]);
 }
+
+#[test]
+fn regression_a_transaction_brings_back_a_file_that_is_open_without_a_name() {
+    check(&[
+        create(0, 0),
+        Unlink { at: at(0, 0) },
+        Begin { branch: 0, run: false, serializable: false },
+        Restore { on: on(1), from: None, back: 0 },
+        RollbackTo { branch: 1, from: Some(0), back: 3 },
+        Commit { txn: 0 },
+        Check,
+    ]);
+}
+
+#[test]
+fn regression_a_resolution_can_be_taken_back() {
+    let other = |node| Target { branch: 1, node };
+    check(&[
+        create(0, 0),
+        Fork { branch: 0, back: None, name: 1 },
+        Chmod { on: on(1), mode: 0o711, who: 0 },
+        Chmod { on: other(1), mode: 0o700, who: 0 },
+        Merge { from: 1, back: None, into: 0, strategy: 0, keep: true },
+        Resolve { txn: 0, conflict: 0, all: true, how: 3 },
+        Undo { branch: 2, what: 3, back: 1, force: false },
+        Undo { branch: 2, what: 3, back: 3, force: false },
+        Check,
+    ]);
+}

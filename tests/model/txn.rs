@@ -9,7 +9,7 @@ use stonefs::version::readset::ReadSet;
 
 use crate::merge::Waiting;
 use crate::oracle::{Oracle, World};
-use crate::tree::{Body, Tree};
+use crate::tree::{Body, Node, Tree};
 
 /// A transaction that can still change.
 #[derive(Clone, Debug)]
@@ -173,7 +173,9 @@ pub fn commit(base: &Tree, head: &Tree, hidden: &Tree) -> Result<Tree, Vec<Strin
         }
     }
     for ((dir, name), ino) in places(&result) {
-        if !result.nodes.contains_key(&ino) || (head.nodes.contains_key(&ino) && !named(head, ino)) {
+        // What was not there at the begin either has been brought whole.
+        let lost = base.nodes.contains_key(&ino) && head.nodes.contains_key(&ino) && !named(head, ino);
+        if !result.nodes.contains_key(&ino) || lost {
             conflicts.push(format!("name {} in {dir} names {ino}, which is gone", name.escape_ascii()));
         }
     }
@@ -243,6 +245,7 @@ impl Oracle {
         let target = txn.target;
         let upto = self.world.brought((hidden, Seq::MAX), target);
         let known = txn.bases.last().map(|(seq, _)| *seq);
+        let bases = txn.bases.clone();
         let Some(upto) = upto.filter(|upto| Some(*upto) > known) else { return };
         let mut base = self.past(target, upto).expect("it was merged").clone();
         base.reap_all();
@@ -251,10 +254,15 @@ impl Oracle {
             let old = before.nodes.get(ino);
             let mut now = node.clone();
             now.stamp(base.nodes.get(ino));
-            if old.is_none_or(|old| old.version != node.version) {
+            // What it has from its begin or from a merge is not its own writing.
+            let given = |number: fn(&Node) -> u64, node: &Node| {
+                let mut known = bases.iter().filter_map(|(_, base)| base.nodes.get(ino)).map(number);
+                old.is_none_or(|old| number(old) != number(node)) || known.any(|one| one == number(node))
+            };
+            if given(|node| node.version, node) {
                 node.version = now.version;
             }
-            if old.is_none_or(|old| old.attrs != node.attrs) {
+            if given(|node| node.attrs, node) {
                 node.attrs = now.attrs;
             }
         }

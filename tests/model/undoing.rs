@@ -79,9 +79,10 @@ impl Pair {
         let commit = self.oracle.world.commits.get(&seq).is_some_and(|commit| commit.target == branch);
         let filter = EventFilter { lineage: self.lineage(branch)?, ..EventFilter::default() };
         let found = events(self.engine(), &filter)?.into_iter().find(|event| event.seq == seq);
-        // What a transaction changed on a branch that this one came from is a change like others.
-        let inherited = |event: &EventRow| event.branch != branch && matches!(event.op, Op::Commit | Op::Merge);
-        let counts = commit || found.is_some_and(|event| changes(&event) || inherited(&event));
+        // What a transaction changed on a branch that this one came from is a change like others, and so is what a
+        // merge that waits has brought, and each resolution of it. What changed nothing has nothing to be taken back.
+        let made = |event: &EventRow| event.result == 0 && matches!(event.op, Op::Commit | Op::Merge);
+        let counts = commit || found.is_some_and(|event| changes(&event) || made(&event));
         Ok(counts.then(|| self.task_of(seq, branch)))
     }
 
