@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::bytes::PathBytes;
 use super::delta::Delta;
 use super::error::Result;
-use super::state::{Found, Place, State, is_below, same_attrs, same_content, snapshot};
+use super::state::{Found, State, is_below, same_attrs, same_content, snapshot};
 use super::text::{self, TextDiff};
 use crate::engine::Engine;
 use crate::store::TxnState;
@@ -93,15 +93,24 @@ impl Summary {
     /// Counts changes.
     pub fn of(changes: &[Change]) -> Summary {
         let mut summary = Summary::default();
-        for change in changes {
-            match change.kind {
-                ChangeKind::Added => summary.added += 1,
-                ChangeKind::Deleted => summary.removed += 1,
-                ChangeKind::Renamed => summary.renamed += 1,
-                ChangeKind::Modified | ChangeKind::Type | ChangeKind::Attributes => summary.modified += 1,
-            }
-        }
+        changes.iter().for_each(|change| summary.count(change.kind));
         summary
+    }
+
+    /// Counts what differs between two states, without keeping it.
+    pub(crate) fn between(before: &State<'_>, after: &State<'_>, delta: &Delta) -> Result<Summary> {
+        let mut summary = Summary::default();
+        compare(before, after, delta, &mut |change| summary.count(change.kind))?;
+        Ok(summary)
+    }
+
+    fn count(&mut self, kind: ChangeKind) {
+        match kind {
+            ChangeKind::Added => self.added += 1,
+            ChangeKind::Deleted => self.removed += 1,
+            ChangeKind::Renamed => self.renamed += 1,
+            ChangeKind::Modified | ChangeKind::Type | ChangeKind::Attributes => self.modified += 1,
+        }
     }
 }
 
@@ -184,45 +193,45 @@ pub fn default_base(engine: &Engine, branch: BranchId) -> View {
 
 /// Compares two states of one snapshot; sorted by path.
 pub(crate) fn between(before: &State<'_>, after: &State<'_>) -> Result<Vec<Change>> {
-    lines(before, after, &Delta::between(before, after)?)
+    let mut changes = Vec::new();
+    compare(before, after, &Delta::between(before, after)?, &mut |change| changes.push(change))?;
+    changes.sort_by(|a, b| (&a.path, a.kind).cmp(&(&b.path, b.kind)));
+    Ok(changes)
 }
 
-type ByPath = BTreeMap<Arc<[u8]>, (Place, Found)>;
+type ByPath = BTreeMap<Arc<[u8]>, Found>;
 
-/// Turns a difference by identity into lines by path.
-pub(crate) fn lines(before: &State<'_>, after: &State<'_>, delta: &Delta) -> Result<Vec<Change>> {
+/// Turns a difference by identity into lines by path, in any order.
+fn compare(before: &State<'_>, after: &State<'_>, delta: &Delta, found: &mut dyn FnMut(Change)) -> Result<()> {
     let (mut removed, mut added) = (ByPath::new(), ByPath::new());
     for (place, (old, new)) in &delta.entries {
         if let Some(found) = old
             && let Some(path) = before.path_at(place)?
         {
-            removed.insert(path, (place.clone(), *found));
+            removed.insert(path, *found);
         }
         if let Some(found) = new
             && let Some(path) = after.path_at(place)?
         {
-            added.insert(path, (place.clone(), *found));
+            added.insert(path, *found);
         }
     }
-    let mut lines = Lines { before, after, changes: Vec::new(), told: BTreeSet::new() };
+    let mut lines = Lines { before, after, found, told: BTreeSet::new() };
     lines.same_places(&mut removed, &mut added)?;
     lines.moves(&mut removed, &mut added)?;
-    for (path, (_, found)) in removed {
+    for (path, found) in removed {
         lines.tell(ChangeKind::Deleted, path, None, Some(found), None)?;
     }
-    for (path, (_, found)) in added {
+    for (path, found) in added {
         lines.tell(ChangeKind::Added, path, None, None, Some(found))?;
     }
-    lines.modified(delta)?;
-    let mut changes = lines.changes;
-    changes.sort_by(|a, b| (&a.path, a.kind).cmp(&(&b.path, b.kind)));
-    Ok(changes)
+    lines.modified(delta)
 }
 
 struct Lines<'a, 't> {
     before: &'a State<'t>,
     after: &'a State<'t>,
-    changes: Vec<Change>,
+    found: &'a mut dyn FnMut(Change),
     told: BTreeSet<Arc<[u8]>>,
 }
 
@@ -230,12 +239,12 @@ impl Lines<'_, '_> {
     /// Pairs what stands at one path on both sides: the same inode by another way, or a successor.
     fn same_places(&mut self, removed: &mut ByPath, added: &mut ByPath) -> Result<()> {
         let mut arrivals: BTreeMap<Ino, usize> = BTreeMap::new();
-        for (_, (ino, _)) in added.values() {
+        for (ino, _) in added.values() {
             *arrivals.entry(*ino).or_default() += 1;
         }
         let paths: Vec<Arc<[u8]>> = removed.keys().filter(|path| added.contains_key(*path)).cloned().collect();
         for path in paths {
-            let (Some((_, old)), Some((_, new))) = (removed.get(&path), added.get(&path)) else { continue };
+            let (Some(old), Some(new)) = (removed.get(&path), added.get(&path)) else { continue };
             let (old, new) = (*old, *new);
             if old.0 != new.0 {
                 if arrivals.get(&old.0).is_some_and(|count| *count > 0) {
@@ -270,15 +279,15 @@ impl Lines<'_, '_> {
     /// Pairs names that went with names that came of the same inode.
     fn moves(&mut self, removed: &mut ByPath, added: &mut ByPath) -> Result<()> {
         let mut came: BTreeMap<Ino, Vec<Arc<[u8]>>> = BTreeMap::new();
-        for (path, (_, (ino, _))) in added.iter().rev() {
+        for (path, (ino, _)) in added.iter().rev() {
             came.entry(*ino).or_default().push(path.clone());
         }
         let paths: Vec<Arc<[u8]>> = removed.keys().cloned().collect();
         for old_path in paths {
-            let Some((_, found)) = removed.get(&old_path) else { continue };
+            let Some(found) = removed.get(&old_path) else { continue };
             let Some(path) = came.get_mut(&found.0).and_then(Vec::pop) else { continue };
-            let Some((_, new)) = added.remove(&path) else { continue };
-            let old = removed.remove(&old_path).map(|(_, found)| found);
+            let Some(new) = added.remove(&path) else { continue };
+            let old = removed.remove(&old_path);
             self.tell(ChangeKind::Renamed, path, Some(old_path), old, Some(new))?;
         }
         Ok(())
@@ -324,7 +333,7 @@ impl Lines<'_, '_> {
         }
         self.told.insert(path.clone());
         let Some((_, file_kind)) = new.or(old) else { return Ok(()) };
-        self.changes.push(Change {
+        (self.found)(Change {
             kind,
             path: path.into(),
             old_path: old_path.map(PathBytes::from),

@@ -277,6 +277,7 @@ fn attempted(
     let hidden = State::new(engine, &*txn, view(row))?;
     let mut delta = Delta::between(&base, &hidden)?;
     delta.forget_brought(&base, &hidden, row.base, &taken.events)?;
+    let summary = Summary::between(&base, &hidden, &delta)?;
     let mut tried = Commit { base: &base, head: &head, hidden: &hidden, conflicts: Vec::new() };
     let (changes, mut conflicts) = if options.rebase {
         super::merge::rebase(&base, &head, &hidden, options.strategy, engine.point().1)?
@@ -302,7 +303,6 @@ fn attempted(
     if !conflicts.is_empty() {
         return Ok(Attempt::Conflicted(conflicts));
     }
-    let summary = Summary::of(&diff::lines(&base, &hidden, &delta)?);
     drop(delta);
     let done = TxnRow {
         state: TxnState::Committed,
