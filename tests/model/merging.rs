@@ -239,7 +239,9 @@ impl Pair {
         self.take_over(row.branch, seen, &[&three.theirs]);
         let inside_run = self.oracle.world.txns.values().any(|txn| txn.branch == target && txn.run);
         let bases = vec![(row.base, Arc::new(three.ours.clone()))];
-        let txn = Txn { branch: row.branch, target, bases, run: inside_run, reads: None, merge: Some(waiting) };
+        let brought = BTreeSet::new();
+        let txn =
+            Txn { branch: row.branch, target, bases, brought, run: inside_run, reads: None, merge: Some(waiting) };
         ensure!(self.oracle.world.txns.insert(id, txn).is_none(), "T{id} was used before");
         self.compare_live(target).map_err(|error| format!("a merge with conflicts changed its target: {error}"))?;
         Ok(())

@@ -1,5 +1,6 @@
 //! Transactions on an engine and on the reference side by side.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use stonefs::engine::Handle;
@@ -56,7 +57,15 @@ impl Pair {
         self.oracle.fork(row.branch, None, (target, row.base), tree);
         let bases = vec![(row.base, Arc::new(self.oracle.world.trees[&row.branch].clone()))];
         let reads = serializable.then(ReadSet::default);
-        let entry = Txn { branch: row.branch, target, bases, run: run || inside_run, reads, merge: None };
+        let entry = Txn {
+            branch: row.branch,
+            target,
+            bases,
+            run: run || inside_run,
+            brought: BTreeSet::new(),
+            reads,
+            merge: None,
+        };
         ensure!(self.oracle.world.txns.insert(row.id, entry).is_none(), "T{} was used before", row.id);
         Ok(Effect::Event)
     }

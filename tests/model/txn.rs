@@ -20,6 +20,8 @@ pub struct Txn {
     pub target: BranchId,
     /// The target as the transaction has seen it: when it began, and after each merge that brought later changes of it.
     pub bases: Vec<(Seq, Arc<Tree>)>,
+    /// Numbers of contents and attributes that those merges brought: nothing that it wrote itself.
+    pub brought: BTreeSet<u64>,
     /// Whether the end of the daemon rolls it back.
     pub run: bool,
     /// What it has read, where that is validated.
@@ -242,10 +244,11 @@ impl Oracle {
     /// it then, and came with the merge, is no change of theirs.
     pub fn take_later_base(&mut self, hidden: BranchId) {
         let Some((&id, txn)) = self.world.txns.iter().find(|(_, txn)| txn.branch == hidden) else { return };
+        let txn = txn.clone();
         let target = txn.target;
         let upto = self.world.brought((hidden, Seq::MAX), target);
         let known = txn.bases.last().map(|(seq, _)| *seq);
-        let bases = txn.bases.clone();
+        let mut brought = txn.brought.clone();
         let Some(upto) = upto.filter(|upto| Some(*upto) > known) else { return };
         let mut base = self.past(target, upto).expect("it was merged").clone();
         base.reap_all();
@@ -256,17 +259,22 @@ impl Oracle {
             now.stamp(base.nodes.get(ino));
             // What it has from its begin or from a merge is not its own writing.
             let given = |number: fn(&Node) -> u64, node: &Node| {
-                let mut known = bases.iter().filter_map(|(_, base)| base.nodes.get(ino)).map(number);
-                old.is_none_or(|old| number(old) != number(node)) || known.any(|one| one == number(node))
+                let mut known = txn.bases.iter().filter_map(|(_, base)| base.nodes.get(ino)).map(number);
+                let came = old.is_none_or(|old| number(old) != number(node)) || txn.brought.contains(&number(node));
+                came || known.any(|one| one == number(node))
             };
             if given(|node| node.version, node) {
                 node.version = now.version;
+                brought.insert(node.version);
             }
             if given(|node| node.attrs, node) {
                 node.attrs = now.attrs;
+                brought.insert(node.attrs);
             }
         }
-        self.world.txns.get_mut(&id).expect("found").bases.push((upto, Arc::new(base)));
+        let txn = self.world.txns.get_mut(&id).expect("found");
+        txn.bases.push((upto, Arc::new(base)));
+        txn.brought = brought;
     }
 
     /// The end of the daemon rolls back what `run` opened.
