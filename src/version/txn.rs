@@ -14,8 +14,8 @@ use super::merge::Taken;
 use super::readset::ReadSet;
 use super::state::{Place, State, snapshot};
 use crate::engine::{Engine, EventDraft, FsError};
-use crate::store::{MergeRow, Mutation, TxnKind, TxnRow, TxnState};
-use crate::types::{BranchId, Caller, Ino, Op, Seq, Timestamp, TxnId, View};
+use crate::store::{InodeRow, MergeRow, Mutation, TxnKind, TxnRow, TxnState};
+use crate::types::{BranchId, Caller, Ino, Kind, Op, Seq, Timestamp, TxnId, View};
 
 /// How often a commit is tried beside running writers before it holds them for a moment.
 const ATTEMPTS: u32 = 2;
@@ -413,7 +413,9 @@ impl<'a: 't, 't> Commit<'a, 't> {
             let Some(before) = &change.before else { continue };
             let head = self.head.inode(*ino)?;
             let wrote_content = change.content_written || change.after.is_none();
-            let head_content = head.as_ref().is_none_or(|head| head.content_seq != before.content_seq);
+            // A directory has no content: its names are keys of their own, also where it came back.
+            let same = |head: &InodeRow| before.kind == Kind::Dir || head.content_seq == before.content_seq;
+            let head_content = head.as_ref().is_none_or(|head| !same(head));
             // A content that both removed is gone either way; its names are keys of their own.
             if wrote_content && head_content && !(change.after.is_none() && head.is_none()) {
                 self.conflict_on(ConflictKind::Content, *ino)?;

@@ -300,6 +300,15 @@ fn regression_a_directory_that_comes_back_has_no_content_that_was_written() {
         Commit { txn: 0 },
         Check,
     ]);
+    check(&[
+        Mkdir { at: at(0, 0), mode: 0o755, umask: 0, who: 0 },
+        Begin { branch: 0, run: false, serializable: false },
+        Undo { branch: 0, what: 0, back: 0, force: false },
+        Rmdir { at: Place { branch: 1, dir: 0, name: 0 } },
+        Redo { branch: 0, force: false },
+        Commit { txn: 0 },
+        Check,
+    ]);
 }
 
 #[test]
