@@ -259,8 +259,10 @@ impl Pair {
     /// Lets the reference have a tree as it was found, where nothing says exactly what it must be.
     pub fn take_over(&mut self, branch: BranchId, seen: Seen, others: &[&Tree]) {
         let mut tree = seen.tree;
+        // What comes back is written anew, also where somebody has it open.
+        let before = named(&self.oracle.world.trees[&branch]);
         for (ino, node) in &mut tree.nodes {
-            let old = self.oracle.world.trees[&branch].nodes.get(ino);
+            let old = before.nodes.get(ino);
             let known = old.or_else(|| others.iter().find_map(|other| other.nodes.get(ino)));
             node.replaced = known.map(|known| known.replaced.clone()).unwrap_or_default();
             node.stamp(old);

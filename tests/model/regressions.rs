@@ -381,3 +381,17 @@ fn regression_a_resolution_can_be_taken_back() {
         Check,
     ]);
 }
+
+#[test]
+fn regression_what_is_brought_back_is_written_though_it_is_open() {
+    check(&[
+        create(0, 0),
+        Fork { branch: 0, back: None, name: 1 },
+        Begin { branch: 0, run: false, serializable: false },
+        Unlink { at: at(0, 0) },
+        RollbackTo { branch: 0, from: Some(1), back: 0 },
+        Unlink { at: Place { branch: 2, dir: 0, name: 0 } },
+        Commit { txn: 0 },
+        Check,
+    ]);
+}

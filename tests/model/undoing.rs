@@ -180,7 +180,7 @@ impl Pair {
         }
         self.seal_all(&[branch, from])?;
         let then = self.compare_past(from, seq)?;
-        let now = self.oracle.world.trees[&branch].clone();
+        let now = named(&self.oracle.world.trees[&branch]);
         let got = restore::rollback_to(self.engine(), branch, View::as_of(from, seq), "", &caller(0))
             .map_err(|error| format!("rollback to {from} at {seq}: {error}"))?;
         let mut expected = then;
