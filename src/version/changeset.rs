@@ -216,7 +216,11 @@ impl<'t> Changeset<'t> {
 
     /// Takes an inode over from a state, whole but for its names, under its own or another number.
     pub fn bring(&mut self, ino: Ino, from: &'t State<'t>, from_ino: Ino) -> Result<()> {
-        let Some(row) = from.inode(from_ino)? else { return Ok(()) };
+        let Some(mut row) = from.inode(from_ino)? else { return Ok(()) };
+        if ino != from_ino {
+            // A copy has taken nobody's name.
+            row = Arc::new(InodeRow { predecessor: None, ..InodeRow::clone(&row) });
+        }
         let edit = self.edits.entry(ino).or_default();
         edit.atime = Some(row.atime);
         edit.mtime = Some(row.mtime);

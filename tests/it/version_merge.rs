@@ -464,3 +464,33 @@ fn a_name_that_only_what_is_removed_stood_at_costs_no_other_name() {
     assert_eq!(conflicts(&w, side, MAIN), one(Kind::RenameDelete, "/d"));
     assert_eq!(strategy(&w, side, MAIN, Side::Theirs), "a=1 d=1", "one file, with the names of both sides");
 }
+
+#[test]
+fn what_is_resolved_as_ours_is_ours_though_it_was_changed_by_hand() {
+    let (w, side) = forked();
+    w.write(side, "d/a", "s").unwrap();
+    w.write(MAIN, "d/a", "m").unwrap();
+    let MergeOutcome::Conflicted { txn: id, .. } = merge(&w, side, MAIN) else { panic!() };
+    let row = txn::find(&w.engine, id).unwrap();
+    w.write(txn::view(&row), "d/a", "by hand").unwrap();
+    merge::resolve(&w.engine, id, b"/d/a", &Resolve::Ours, &w.caller).unwrap();
+    assert_eq!(w.read(txn::view(&row), "d/a").unwrap(), "m");
+    w.check();
+}
+
+#[test]
+fn a_copy_that_a_restore_makes_is_no_successor() {
+    let w = World::new();
+    w.write(MAIN, "f", "old").unwrap();
+    let side = w.branch("side", MAIN);
+    w.save(side, "f", "new").unwrap();
+    w.link(side, "f", "twin").unwrap();
+    let then = w.at("side@now");
+    w.rm(side, "twin").unwrap();
+    w.rename(side, "f", "moved").unwrap();
+    bring(&w, side, "twin", then);
+    let copied = w.ino(side, "twin").unwrap();
+    assert_ne!(copied, w.ino(side, "moved").unwrap(), "the file has its name elsewhere");
+    let read = w.engine.store().read().unwrap();
+    assert_eq!(read.inode(&w.engine.lineage(side).unwrap(), copied).unwrap().unwrap().predecessor, None);
+}

@@ -61,7 +61,11 @@ impl Pair {
         }
         let theirs = match view.at {
             At::Live => named(&self.oracle.world.trees[&source]),
-            At::AsOf(seq) => self.compare_past(source, seq)?,
+            At::AsOf(seq) => {
+                let mut tree = self.compare_past(source, seq)?;
+                self.told_replaced(view, &mut tree)?;
+                tree
+            }
         };
         let ours = named(&self.oracle.world.trees[&target]);
         let three = Three { base: self.base((target, point), from, 0)?, ours, theirs };
@@ -254,6 +258,23 @@ impl Pair {
         for (&ino, node) in now.nodes.iter().filter(|(ino, _)| now.opens.contains_key(ino)) {
             expected.nodes.entry(ino).or_insert_with(|| node.clone());
         }
+    }
+
+    /// What a file of the past has replaced is what the record tells, of what it has replaced at any time.
+    pub fn told_replaced(&self, view: View, tree: &mut Tree) -> Check<()> {
+        self.engine().flush(self.engine().point().0).map_err(|error| error.to_string())?;
+        let lineage = self.engine().lineage(view).map_err(|error| error.to_string())?;
+        let read = self.engine().store().read().map_err(|error| error.to_string())?;
+        for (&ino, node) in tree.nodes.iter_mut().filter(|(_, node)| node.kind == Kind::File) {
+            let row = read.inode(&lineage, ino).map_err(|error| error.to_string())?;
+            let told = row.and_then(|row| row.predecessor);
+            if node.replaced.first().copied() != told {
+                let known = self.oracle.replaced(ino);
+                let same = known.iter().find(|replaced| replaced.first().copied() == told);
+                node.replaced = same.ok_or(format!("{ino} has replaced {told:?}, not one of {known:?}"))?.clone();
+            }
+        }
+        Ok(())
     }
 
     /// Lets the reference have a tree as it was found, where nothing says exactly what it must be.

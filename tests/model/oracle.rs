@@ -149,6 +149,13 @@ impl Oracle {
         had
     }
 
+    /// Which files a file has replaced at any time, in any branch: a version of the past may be shared with later ones.
+    pub fn replaced(&self, ino: Ino) -> BTreeSet<Vec<Ino>> {
+        let worlds = self.steps.iter().map(|step| &step.world).chain([&self.world]);
+        let nodes = worlds.flat_map(|world| world.trees.values()).filter_map(|tree| tree.nodes.get(&ino));
+        nodes.map(|node| node.replaced.clone()).collect()
+    }
+
     /// Ends an operation: keeps a copy of everything.
     pub fn record(&mut self, point: Seq, cut: bool) {
         self.steps.push(Step { point, world: self.world.clone(), cut });

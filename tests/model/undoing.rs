@@ -193,6 +193,7 @@ impl Pair {
         let rules = Rules { derived: Derived::Times, ..strict() };
         let settled = settle(&expected, &seen, &rules).map_err(|error| format!("rollback to {from}@{seq}: {error}"))?;
         self.oracle.world.trees.insert(branch, settled);
+        self.restored_replaced(branch)?;
         Ok(self.restored(branch, got, Tally::RolledBack))
     }
 
@@ -205,6 +206,13 @@ impl Pair {
                 Effect::Made(Op::Commit)
             }
         }
+    }
+
+    fn restored_replaced(&mut self, branch: BranchId) -> Check<()> {
+        let mut tree = self.oracle.world.trees[&branch].clone();
+        self.told_replaced(View::live(branch), &mut tree)?;
+        self.oracle.world.trees.insert(branch, tree);
+        Ok(())
     }
 
     pub fn restore(&mut self, on: Target, from: Option<u8>, back: u8) -> Check<Effect> {
@@ -235,6 +243,7 @@ impl Pair {
         check_restored(&path, &then, &now, &seen.tree).map_err(|error| format!("{shown} of {from}@{seq}: {error}"))?;
         self.given.extend(seen.tree.nodes.keys());
         self.take_over(branch, seen, &[&then]);
+        self.restored_replaced(branch)?;
         Ok(self.restored(branch, got, Tally::Restored))
     }
 }

@@ -394,9 +394,8 @@ pub fn resolve(engine: &Engine, id: TxnId, path: &[u8], how: &Resolve, caller: &
         found = true;
         let resolution = match how {
             Resolve::Ours => {
-                if conflict.resolved.is_some() {
-                    take::take(&mut changes, &things, Which::Ours, conflict)?;
-                }
+                // The result began as ours, but may have been changed by hand since.
+                take::take(&mut changes, &things, Which::Ours, conflict)?;
                 Resolution::Ours
             }
             Resolve::Theirs => {
