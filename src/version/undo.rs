@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::changeset::{Changeset, Fault, Source};
 use super::conflict::{Conflict, ConflictKind, Detail, UndoDetail};
-use super::delta::{Delta, InodeDelta};
+use super::delta::{Delta, InodeDelta, Stretch, keys};
 use super::diff::Summary;
 use super::error::{ErrorKind, Result, VersionError};
 use super::state::{Place, State, same_attrs, same_content, snapshot};
 use super::txn::{self, Whole, side_of};
 use crate::engine::{Engine, FsError};
-use crate::store::{EventFilter, EventRow, ReadTxn, TxnKind, TxnRow, TxnState};
+use crate::store::{EventFilter, EventRow, Mutation, ReadTxn, TxnKind, TxnRow, TxnState};
 use crate::types::{BranchId, Caller, Ino, Kind, Op, ProcId, Seq, TxnId, View};
 
 /// How often an undo is tried beside running writers before it holds them for a moment.
@@ -87,8 +87,13 @@ pub fn undo(
     message: &str,
     caller: &Caller,
 ) -> Result<UndoOutcome> {
-    let hold = None;
-    attempt(engine, branch, force, message, caller, hold, &mut || task(engine, branch, target))
+    let mut find = |upto: Option<Seq>| match upto {
+        None => task(engine, branch, target).map(Some),
+        // Only the newest change is looked for any further.
+        Some(_) if target != UndoTarget::Newest => Ok(None),
+        Some(upto) => newest(engine, branch, &committed(engine, branch), Some(upto)).map(Some),
+    };
+    attempt(engine, branch, force, message, caller, &mut find)
 }
 
 /// Brings back what the last undo took away.
@@ -96,38 +101,47 @@ pub fn undo(
 /// # Errors
 /// [`ErrorKind::NotFound`] where no undo is left to take back.
 pub fn redo(engine: &Engine, branch: BranchId, force: bool, message: &str, caller: &Caller) -> Result<UndoOutcome> {
-    attempt(engine, branch, force, message, caller, None, &mut || redo_task(engine, branch))
+    attempt(engine, branch, force, message, caller, &mut |upto| match upto {
+        None => redo_task(engine, branch).map(Some),
+        Some(_) => Ok(None),
+    })
 }
 
-fn attempt<'e>(
-    engine: &'e Engine,
+/// Takes back what `find` finds: first without a limit, then, as long as that has no effect, at or below one, until
+/// it finds nothing else.
+fn attempt(
+    engine: &Engine,
     branch: BranchId,
     force: bool,
     message: &str,
     caller: &Caller,
-    mut hold: Option<crate::engine::Hold<'e>>,
-    task: &mut dyn FnMut() -> Result<Task>,
+    find: &mut dyn FnMut(Option<Seq>) -> Result<Option<Task>>,
 ) -> Result<UndoOutcome> {
+    let mut hold = None;
     for attempt in 1.. {
         if attempt > ATTEMPTS && hold.is_none() {
             hold = Some(engine.hold(branch));
         }
         let point = engine.seal(Some(branch))?;
-        let task = task()?;
         let txn = snapshot(engine)?;
         let head = State::new(engine, &*txn, View::live(branch))?;
-        let mut states = Vec::new();
-        for unit in &task.units {
-            let before = State::new(engine, &*txn, View::as_of(branch, unit.after))?;
-            let after = State::new(engine, &*txn, View::as_of(branch, unit.upto))?;
-            states.push((before, after));
-        }
-        let mut inverse =
-            Inverse { changes: Changeset::new(&head, engine.point().1), force, conflicts: Vec::new(), any: false };
-        for (before, after) in &states {
-            inverse.take_back(before, after)?;
-        }
-        if !inverse.any {
+        let Some(mut task) = find(None)? else { break };
+        let taken = loop {
+            let taken = take_back(engine, &*txn, &head, &task.units, force)?;
+            if !taken.conflicts.is_empty() {
+                return Ok(UndoOutcome::Refused { conflicts: taken.conflicts });
+            }
+            if !taken.mutations.is_empty() {
+                break taken;
+            }
+            let oldest = task.units.last().map_or(Seq::ZERO, |unit| unit.after);
+            match find(Some(last_rows(&*txn, branch, oldest)?))? {
+                Some(older) => task = older,
+                None => break taken,
+            }
+        };
+        // An undo that had no effect is redone all the same, or the ones before it could not be.
+        if !taken.any && task.kind != TxnKind::Redo {
             let what = match task.detail.events.as_slice() {
                 [seq] => format!("e{seq} has no version of its own to take back"),
                 _ => "nothing was changed that could be taken back".to_owned(),
@@ -135,14 +149,10 @@ fn attempt<'e>(
             let hint = "changes that followed a creation at once belong to its version; 'stone log' shows it";
             return Err(VersionError::new(ErrorKind::NotFound, what).hint(hint));
         }
-        inverse.rules()?;
-        if !inverse.conflicts.is_empty() {
-            return Ok(UndoOutcome::Refused { conflicts: inverse.conflicts });
-        }
         let (events, of) = (task.detail.events.clone(), task.detail.txn);
         let detail = Detail { undo: Some(task.detail), ..Detail::default() };
         let whole = Whole { kind: task.kind, target: branch, point, message: message.to_owned(), detail };
-        match txn::apply_whole(engine, whole, inverse.changes.mutations()?, caller) {
+        match txn::apply_whole(engine, whole, taken.mutations, caller) {
             Ok((txn, seq)) => {
                 let summary = txn::summary_of(engine, branch, seq)?;
                 return Ok(UndoOutcome::Done { txn, seq, events, of, summary });
@@ -152,6 +162,51 @@ fn attempt<'e>(
         }
     }
     Err(VersionError::new(ErrorKind::State, "the undo could not be committed"))
+}
+
+/// What takes changes back.
+struct Taken {
+    mutations: Vec<Mutation>,
+    conflicts: Vec<Conflict>,
+    /// Whether they had changed anything.
+    any: bool,
+}
+
+/// Finds what takes stretches of events back, newest first.
+fn take_back(engine: &Engine, txn: &dyn ReadTxn, head: &State<'_>, units: &[Unit], force: bool) -> Result<Taken> {
+    let mut states = Vec::new();
+    for unit in units {
+        let before = State::new(engine, txn, View::as_of(head.view.branch, unit.after))?;
+        let after = State::new(engine, txn, View::as_of(head.view.branch, unit.upto))?;
+        states.push((before, after));
+    }
+    let mut inverse =
+        Inverse { changes: Changeset::new(head, engine.point().1), force, conflicts: Vec::new(), any: false };
+    for (before, after) in &states {
+        inverse.take_back(before, after)?;
+    }
+    inverse.rules()?;
+    let Inverse { changes, conflicts, any, .. } = inverse;
+    let mutations = if conflicts.is_empty() { changes.mutations()? } else { Vec::new() };
+    Ok(Taken { mutations, conflicts, any })
+}
+
+/// The newest point, at or before one, at which a branch has rows of its own: versions that several events share lie
+/// at one of them, and there can be any number of the others.
+fn last_rows(txn: &dyn ReadTxn, branch: BranchId, upto: Seq) -> Result<Seq> {
+    let (mut upto, mut step) = (upto.0, 1);
+    while upto > 0 {
+        let after = upto.saturating_sub(step);
+        let stretch = Stretch { branch, after: Seq(after), upto: Seq(upto) };
+        if keys(txn, &[stretch])?.is_empty() {
+            (upto, step) = (after, step.saturating_mul(2));
+        } else if step == 1 {
+            break;
+        } else {
+            step = 1;
+        }
+    }
+    Ok(Seq(upto))
 }
 
 /// Whether an event changed the tree by itself.
@@ -220,7 +275,7 @@ fn undone(rows: &[(Seq, TxnRow)]) -> Result<BTreeSet<Seq>> {
 fn task(engine: &Engine, branch: BranchId, target: UndoTarget) -> Result<Task> {
     let rows = committed(engine, branch);
     match target {
-        UndoTarget::Newest => newest(engine, branch, &rows),
+        UndoTarget::Newest => newest(engine, branch, &rows, None),
         UndoTarget::Txn(id) => {
             let row = txn::find(engine, id)?;
             let Some((ended, row)) = rows.iter().find(|(_, other)| other.id == row.id) else {
@@ -337,12 +392,14 @@ fn on_branch(engine: &Engine, branch: BranchId, event: &EventRow) -> Result<()> 
     })
 }
 
-fn newest(engine: &Engine, branch: BranchId, rows: &[(Seq, TxnRow)]) -> Result<Task> {
+/// The newest change of a branch that is not undone; `upto`: at that point or before it.
+fn newest(engine: &Engine, branch: BranchId, rows: &[(Seq, TxnRow)], upto: Option<Seq>) -> Result<Task> {
     let undone = undone(rows)?;
     let own = engine.lineage(View::live(branch))?.own();
     let mut filter = EventFilter {
         lineage: vec![own],
         ops: changes(),
+        upto,
         descending: true,
         limit: Some(PAGE),
         ..EventFilter::default()

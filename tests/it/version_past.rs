@@ -196,6 +196,57 @@ fn undo_steps_back_and_redo_returns() {
 }
 
 #[test]
+fn undo_steps_over_what_left_nothing_to_take_back() {
+    let w = World::new();
+    w.write(MAIN, "a", "1").unwrap();
+    w.engine.seal(None).unwrap();
+    let one = w.tree(MAIN);
+    // The mode belongs to the version of the creation, and three writes of one opener share one, too.
+    w.write(MAIN, "b", "").unwrap();
+    w.chmod(MAIN, "b", 0o600).unwrap();
+    w.engine.seal(None).unwrap();
+    let two = w.tree(MAIN);
+    let handle = w.engine.open_file(MAIN, w.ino(MAIN, "a").unwrap(), libc::O_WRONLY, &w.caller).unwrap();
+    for (offset, byte) in [(0, b"2"), (1, b"3"), (2, b"4")] {
+        w.engine.write(handle, offset, byte, false, &w.caller).unwrap();
+    }
+    w.engine.release(handle).unwrap();
+    w.engine.seal(None).unwrap();
+    // These change nothing.
+    let (row, _) = w.begin();
+    w.commits(&row);
+    w.chmod(MAIN, "a", 0o644).unwrap();
+    let three = w.tree(MAIN);
+    assert_eq!(w.read(MAIN, "a").unwrap(), "234");
+    undone(&w, UndoTarget::Newest);
+    assert_eq!(w.tree(MAIN), two);
+    undone(&w, UndoTarget::Newest);
+    assert_eq!(w.tree(MAIN), one);
+    redone(&w);
+    assert_eq!(w.tree(MAIN), two);
+    redone(&w);
+    assert_eq!(w.tree(MAIN), three);
+    w.check();
+}
+
+#[test]
+fn an_undo_that_had_no_effect_does_not_keep_others_from_being_redone() {
+    let w = World::new();
+    w.write(MAIN, "a", "1").unwrap();
+    w.engine.seal(None).unwrap();
+    w.rename(MAIN, "a", "b").unwrap();
+    let renamed = w.tree(MAIN);
+    undone(&w, UndoTarget::Newest);
+    w.chmod(MAIN, "a", 0o644).unwrap();
+    w.engine.seal(None).unwrap();
+    undone(&w, UndoTarget::Event(w.engine.point().0));
+    redone(&w);
+    redone(&w);
+    assert_eq!(w.tree(MAIN), renamed);
+    w.check();
+}
+
+#[test]
 fn undo_touches_only_what_was_changed_and_refuses_what_has_changed_since() {
     let w = World::new();
     w.write(MAIN, "f", "1").unwrap();

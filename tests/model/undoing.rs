@@ -37,6 +37,13 @@ fn changes(event: &EventRow) -> bool {
     event.result == 0 && !others.contains(&event.op)
 }
 
+/// Whether two trees differ in nothing but when they were written.
+fn unchanged(a: &Tree, b: &Tree) -> bool {
+    let plain = |node: &Node| Node { attrs: 0, version: 0, ..node.clone() };
+    a.nodes.len() == b.nodes.len()
+        && a.nodes.iter().all(|(ino, node)| b.nodes.get(ino).is_some_and(|other| plain(node) == plain(other)))
+}
+
 impl Pair {
     /// The events that are undone on a branch: each undo adds, each redo takes away.
     fn undone(&self, branch: BranchId) -> BTreeSet<Seq> {
@@ -59,16 +66,41 @@ impl Pair {
         }
     }
 
-    /// The newest change of a branch that is neither undone nor an undo.
-    fn newest(&self, branch: BranchId) -> Check<Option<Task>> {
+    /// The changes of a branch that are neither undone nor an undo, newest first.
+    fn newest(&self, branch: BranchId) -> Check<Vec<Task>> {
         let own = self.engine().lineage(View::live(branch)).map_err(|error| error.to_string())?.own();
         let filter = EventFilter { lineage: vec![own], descending: true, ..EventFilter::default() };
         let undone = self.undone(branch);
+        let mut tasks = Vec::new();
         for event in events(self.engine(), &filter)? {
             let commit = self.oracle.world.commits.get(&event.seq).filter(|commit| commit.target == branch);
             let counts = commit.map_or(changes(&event), |commit| commit.inverts.is_none());
             if counts && !undone.contains(&event.seq) {
-                return Ok(Some(self.task_of(event.seq, branch)));
+                tasks.push(self.task_of(event.seq, branch));
+            }
+        }
+        Ok(tasks)
+    }
+
+    /// What is undone where the newest change is: the first that has an effect. Whether one has that only touches what
+    /// is there, the engine decides.
+    fn first_with_effect(
+        &mut self,
+        branch: BranchId,
+        got: &Result<UndoOutcome, VersionError>,
+        force: bool,
+    ) -> Check<Option<Task>> {
+        let now = named(&self.oracle.world.trees[&branch]);
+        for task in self.newest(branch)? {
+            if matches!(got, Ok(UndoOutcome::Done { events, .. }) if *events == task.inverts.1) {
+                return Ok(Some(task));
+            }
+            let before = self.compare_past(branch, Seq(task.at.0 - 1))?;
+            let after = self.compare_past(branch, task.at)?;
+            match invert(&before, &after, &now, force) {
+                None => {}
+                Some(Ok(tree)) if unchanged(&tree, &now) => {}
+                Some(_) => return Ok(Some(task)),
             }
         }
         Ok(None)
@@ -96,7 +128,7 @@ impl Pair {
         let commits: Vec<(Seq, Commit)> =
             self.oracle.world.commits.iter().rev().map(|(&seq, commit)| (seq, commit.clone())).collect();
         let (target, task) = match what {
-            0 | 1 => (UndoTarget::Newest, self.newest(branch)?),
+            0 | 1 => (UndoTarget::Newest, None),
             2 if !commits.is_empty() => {
                 let (seq, commit) = &commits[usize::from(back) % commits.len()];
                 let task = (commit.target == branch).then(|| self.task_of(*seq, branch));
@@ -108,6 +140,10 @@ impl Pair {
             }
         };
         let got = undo::undo(self.engine(), branch, target, force, "", &caller(0));
+        let task = match target {
+            UndoTarget::Newest => self.first_with_effect(branch, &got, force)?,
+            UndoTarget::Event(_) | UndoTarget::Txn(_) | UndoTarget::Process(_) | UndoTarget::Tree(_) => task,
+        };
         self.inverted(branch, task, got, force).map_err(|error| format!("{target:?} on {branch}: {error}"))
     }
 
