@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use crate::store::sqlite::SqliteStore;
 use super::app::App;
 use super::context::Context;
 use super::error::{About, Error, Result};
+use super::mountinfo::{self, FSTYPE};
 use super::text::{TreePath, point};
 use super::works::Work;
 
@@ -53,6 +55,10 @@ impl Work for Backup {
 
     fn execute(&self, context: &Context<'_>) -> Result<Copied> {
         let to = Path::new(self.to.as_os_str());
+        if depends_on_us(context, to) {
+            let what = "lies in a mount of the database itself; name a file outside of it";
+            return Err(Error::failed(what).about(self.to.as_bytes()));
+        }
         if fs::symlink_metadata(to).is_ok() {
             return Err(Error::failed("exists already; nothing was changed").about(self.to.as_bytes()));
         }
@@ -67,6 +73,26 @@ impl Work for Backup {
             }
         }
     }
+}
+
+/// Whether a file would be written through a mount that is served here, or through one whose own database is: what
+/// writes the copy holds locks of SQLite that the thread which serves the mount needs, and would wait for itself.
+fn depends_on_us(context: &Context<'_>, file: &Path) -> bool {
+    let ours = context.host.mounts();
+    let others = mountinfo::list().unwrap_or_default();
+    let mut file = file.to_owned();
+    // Each step goes to the database behind a mount; a circle of more is none that could have been mounted.
+    for _ in 0..others.len() {
+        let Some(Ok(dir)) = file.parent().map(fs::metadata) else { return false };
+        if ours.iter().any(|mount| mount.dev == dir.dev()) {
+            return true;
+        }
+        let Some(mount) = others.iter().find(|mount| mount.dev == dir.dev() && mount.fstype == FSTYPE) else {
+            return false;
+        };
+        file = mount.source.clone().into();
+    }
+    false
 }
 
 fn verify(copy: &Path) -> Result<u64> {

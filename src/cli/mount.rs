@@ -147,7 +147,6 @@ impl Mount {
         Ok(0)
     }
 
-    /// Starts the daemon and waits until its mount answers.
     /// Lets the kernel change the flags of a mount that is there (`-o remount,ro`): no daemon has a part in it.
     fn remount(&self) -> Result<u8> {
         let mut command = Command::new("mount");
@@ -159,6 +158,7 @@ impl Mount {
         Ok(u8::from(!status.success()))
     }
 
+    /// Starts the daemon and waits until its mount answers.
     fn spawn(&self, app: &App, database: &Path, dir: &Path) -> Result<()> {
         let program = std::env::current_exe().map_err(|error| Error::from(error).about(b"own program"))?;
         let mut command = Command::new(program);

@@ -9,14 +9,12 @@ use super::core::{Core, Moment};
 use super::quota::ROW_BYTES;
 use super::{Engine, FsError, Handle, Result, XattrMode};
 use crate::store::{Content, Mutation};
-use crate::types::{Attr, Caller, Ino, Kind, Op, Permissions, SetAttr, SetTime, Timestamp, View};
+use crate::types::{Attr, Caller, Ino, Kind, Op, Permissions, SETGID, SETUID, SetAttr, SetTime, Timestamp, View};
 
 /// `XATTR_SIZE_MAX` and `XATTR_LIST_MAX` of Linux, in bytes.
 const XATTR_SIZE_MAX: usize = 65536;
 const XATTR_NAME_MAX: usize = 255;
 
-const SETUID: Permissions = 0o4000;
-const SETGID: Permissions = 0o2000;
 const GROUP_EXEC: Permissions = 0o0010;
 
 /// Clears setuid, and setgid where group execution makes it one (`setattr_should_drop_suidgid`).

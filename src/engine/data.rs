@@ -207,7 +207,7 @@ impl Engine {
         let perm = if caller.uid == 0 { row.perm } else { without_suid(row.perm) };
         let drops = perm != row.perm;
         if matches!(mode, Fallocate::KeepSize | Fallocate::Extend) {
-            core.has_space(end.saturating_sub(offset.max(size)))?;
+            core.promise(end.saturating_sub(offset.max(size)))?;
         }
         let (zero, grow) = match mode {
             Fallocate::KeepSize => (false, false),

@@ -251,14 +251,14 @@ impl Engine {
     pub fn statfs(&self) -> Result<Statfs> {
         const BLOCK: u64 = 4096;
         let space = self.shared.store.space()?;
-        let used = self.core().counters.next_ino.0;
-        let total = space.total + space.disk_free;
-        let mut free = space.disk_free + space.reclaimable;
-        let mut total = total.max(free);
-        if let Some((limit, used)) = self.quota()? {
-            free = free.min(limit.saturating_sub(used));
-            total = limit.min(used + free).max(free);
-        }
+        let mut core = self.core();
+        let used = core.counters.next_ino.0;
+        let free = core.free(&space);
+        let total = match core.limited(&space) {
+            Some((limit, used)) => limit.min(used + free).max(free),
+            None => (space.total + space.disk_free).max(free),
+        };
+        drop(core);
         let free_inodes = free / 512;
         Ok(Statfs {
             block_size: BLOCK as u32,

@@ -8,14 +8,12 @@ use super::node::Node;
 use super::quota::ROW_BYTES;
 use super::{DirEntry, Engine, FsError, RenameMode, Result};
 use crate::store::{Content, Mutation};
-use crate::types::{Attr, Caller, Ino, Kind, Name, Op, Permissions, View};
+use crate::types::{Attr, Caller, Ino, Kind, Name, Op, Permissions, SETGID, View};
 
 /// Most names that one inode may have.
 const LINK_MAX: u32 = 1_000_000;
 /// `PATH_MAX` without its NUL: the longest target of a symbolic link.
 const TARGET_MAX: usize = 4095;
-
-const SETGID: Permissions = 0o2000;
 
 /// What a creation makes.
 pub(super) struct Creation<'a> {

@@ -4,7 +4,7 @@ use parking_lot::MutexGuard;
 
 use super::core::Core;
 use super::{Engine, Result};
-use crate::store::StoreError;
+use crate::store::{Space, StoreError};
 
 /// Bytes that a change of names or attributes takes with its rows, index entries and event, roughly.
 pub(super) const ROW_BYTES: usize = 1024;
@@ -47,36 +47,40 @@ impl Engine {
         core.look_at_space()?;
         if core.is_beyond(limit, bytes) { Err(StoreError::Full.into()) } else { Ok(()) }
     }
-
-    /// Returns the limit and the bytes used, where there is a limit.
-    pub(super) fn quota(&self) -> Result<Option<(u64, u64)>> {
-        let mut core = self.core();
-        let Some(limit) = core.quota.limit else { return Ok(None) };
-        core.look_at_space()?;
-        Ok(Some((limit, core.quota.used.saturating_add(core.dirty_bytes() as u64))))
-    }
 }
 
 impl Core {
-    /// Refuses to promise more bytes than the disk and the limit have. Nothing is kept free for what is promised.
-    pub fn has_space(&mut self, bytes: u64) -> Result<()> {
+    /// Refuses to promise more bytes than there are. Nothing is kept free for what is promised.
+    pub fn promise(&mut self, bytes: u64) -> Result<()> {
         if bytes < PROMISE_MIN {
             return Ok(());
         }
         let space = self.store.space()?;
-        let mut free = space.disk_free.saturating_add(space.reclaimable);
-        if let Some(limit) = self.quota.limit {
-            self.look_at_space()?;
-            free = free.min(limit.saturating_sub(self.quota.used.saturating_add(self.dirty_bytes() as u64)));
-        }
-        if bytes > free { Err(StoreError::Full.into()) } else { Ok(()) }
+        if bytes > self.free(&space) { Err(StoreError::Full.into()) } else { Ok(()) }
+    }
+
+    /// Bytes that can still be written: what the disk has, and the limit leaves.
+    pub fn free(&mut self, space: &Space) -> u64 {
+        let free = space.disk_free.saturating_add(space.reclaimable);
+        self.limited(space).map_or(free, |(limit, used)| free.min(limit.saturating_sub(used)))
+    }
+
+    /// The limit and the bytes used of it, where there is a limit.
+    pub fn limited(&mut self, space: &Space) -> Option<(u64, u64)> {
+        let limit = self.quota.limit?;
+        self.note_space(space);
+        Some((limit, self.quota.used.saturating_add(self.dirty_bytes() as u64)))
     }
 
     fn look_at_space(&mut self) -> Result<()> {
         let space = self.store.space()?;
+        self.note_space(&space);
+        Ok(())
+    }
+
+    fn note_space(&mut self, space: &Space) {
         self.quota.used = space.total.saturating_sub(space.log).saturating_sub(space.reclaimable);
         self.quota.looked = true;
-        Ok(())
     }
 
     fn is_beyond(&self, limit: u64, bytes: usize) -> bool {

@@ -96,6 +96,12 @@ impl Kind {
 /// The twelve permission bits (setuid, setgid, sticky, rwxrwxrwx).
 pub type Permissions = u16;
 
+/// Set user id.
+pub const SETUID: Permissions = 0o4000;
+
+/// Set group id.
+pub const SETGID: Permissions = 0o2000;
+
 /// The attributes of an inode in one state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attr {

@@ -8,7 +8,7 @@ mod name;
 mod time;
 mod view;
 
-pub use attr::{Attr, Kind, Permissions, SetAttr, SetTime};
+pub use attr::{Attr, Kind, Permissions, SETGID, SETUID, SetAttr, SetTime};
 pub use caller::Caller;
 pub use event::Op;
 pub use id::{BranchId, ChunkId, Ino, ProcId, Seq, TxnId};

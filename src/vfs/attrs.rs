@@ -8,9 +8,7 @@ use super::failure::Failed;
 use super::node::NodeId;
 use super::session::{Place, SHORT, Tree};
 use crate::engine::{Changed, FsError, Handle, Result, Statfs, XattrMode};
-use crate::types::{Attr, Caller, Ino, Op, SetAttr, View};
-
-const SETGID: u16 = 0o2000;
+use crate::types::{Attr, Caller, Ino, Op, SETGID, SetAttr, View};
 
 impl Tree<'_> {
     /// The attributes of a node, and how long the kernel may keep them.

@@ -15,14 +15,11 @@ use super::slots::Slots;
 use super::special::{Special, Specials};
 use crate::engine::{Engine, FsError, Handle, Result};
 use crate::store::StoreError;
-use crate::types::{At, Attr, BranchId, Ino, Kind, View};
+use crate::types::{At, Attr, BranchId, Ino, Kind, SETGID, SETUID, View};
 use crate::version::ReadLog;
 
 /// How long the kernel may keep what only we can change; explicit invalidation does the rest.
 pub const LONG: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// The mode bits that a write by somebody else clears: setuid and setgid.
-const PRIVILEGES: u16 = 0o6000;
 
 /// How long the kernel may keep names that come and go without notice (branches, transactions, points).
 pub(super) const SHORT: Duration = Duration::from_secs(1);
@@ -334,7 +331,7 @@ impl Tree<'_> {
     /// How long the kernel may keep attributes. Where reads are noted it must ask for a file's when somebody wants them;
     /// and it does not notice that a write has taken setuid and setgid away.
     pub(super) fn attr_for(&self, attr: &Attr) -> Duration {
-        let asks = self.session.options.notes_reads || attr.perm & PRIVILEGES != 0;
+        let asks = self.session.options.notes_reads || attr.perm & (SETUID | SETGID) != 0;
         if asks && attr.kind != Kind::Dir { Duration::ZERO } else { LONG }
     }
 

@@ -130,6 +130,24 @@ fn a_backup_is_a_database_with_all_of_the_history() {
 }
 
 #[test]
+fn a_backup_into_a_mount_that_needs_the_database_is_refused() {
+    let world = World::mounted();
+    // A second database, which lies in the first one's tree.
+    fs::create_dir(world.path("inner")).unwrap();
+    world.stone(["mount", "m/inner.stone", "inner"]).ok();
+    std::os::unix::fs::symlink(world.path("m"), world.path("link")).unwrap();
+    for file in ["m/copy", "m/.branches/main/copy", "link/copy", "inner/copy"] {
+        let refused = world.stone(["--mount", "m", "backup", file]).fails(1);
+        assert!(refused.contains("lies in a mount of the database itself"), "{file}: {refused}");
+        assert!(!world.path(file).exists(), "{file}");
+    }
+    // It is the outer one that needs nothing of the inner.
+    world.stone(["--mount", "inner", "backup", "m/copy.stone"]).ok();
+    world.stone(["umount", "inner"]).ok();
+    world.stone(["check", "m/copy.stone"]).ok();
+}
+
+#[test]
 fn the_database_is_found_by_option_path_and_working_directory() {
     let world = World::mounted();
     fs::create_dir(world.path("m/d")).unwrap();
